@@ -1,0 +1,43 @@
+"""Loops over packed row buffers, in C where the extension was built and in Python everywhere.
+
+Pure but for one reading of CALICO_ENGINE_FASTPATH at import: `pure` or `native` forces a backend
+(native then fails with ImportError where it was not built), unset takes native if it is there. Both
+give equal results; pure.py is the specification.
+"""
+
+import os
+from typing import Literal
+
+from calico_engine.fastpath import pure
+
+Backend = Literal["native", "pure"]
+
+
+def _choose(forced: str | None) -> Backend:
+    if forced not in (None, "", "native", "pure"):
+        raise ImportError(f"CALICO_ENGINE_FASTPATH={forced}: must be `native`, `pure` or unset")
+    if forced == "pure":
+        return "pure"
+    try:
+        from calico_engine import _fastpath  # noqa: F401  (asks only whether it loads)
+    except ImportError:
+        if forced == "native":
+            raise
+        return "pure"
+    return "native"
+
+
+_BACKEND: Backend = _choose(os.environ.get("CALICO_ENGINE_FASTPATH"))
+
+if _BACKEND == "native":
+    from calico_engine.fastpath.native import diff_rows, longest_prefix, sort_rows
+else:
+    from calico_engine.fastpath.pure import diff_rows, longest_prefix, sort_rows
+
+
+def backend() -> Backend:
+    """Return which implementation is in use."""
+    return _BACKEND
+
+
+__all__ = ["Backend", "backend", "diff_rows", "longest_prefix", "pure", "sort_rows"]

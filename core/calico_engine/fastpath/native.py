@@ -1,0 +1,77 @@
+"""The fast path through the C extension; same contract as pure.py, function by function.
+
+Pure. Importing this module fails with ImportError where the extension was not built.
+"""
+
+from collections.abc import Sequence
+
+from calico_engine._fastpath import ffi, lib
+from calico_engine.fastpath.pure import check_address_size, check_key_size, check_rows
+
+_EINVAL = 22
+
+
+def sort_rows(rows: bytes, row_size: int) -> bytes:
+    """Return the rows in ascending byte order; equal rows stay, none is dropped."""
+    n_rows = check_rows("rows", rows, row_size)
+    ordered = bytearray(rows)
+    scratch = bytearray(len(rows))
+    _check(lib.ce_sort_rows(_view(ordered), _view(scratch), n_rows, row_size), "rows")
+    return bytes(ordered)
+
+
+def diff_rows(
+    desired: bytes, actual: bytes, key_size: int, row_size: int
+) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:
+    """Return what turns actual into desired: (added, changed, removed), ascending row indexes.
+
+    added and changed index into desired, removed into actual. changed: same key, other digest.
+    Raises: ValueError unless both buffers are sorted with no key twice.
+    """
+    n_desired = check_rows("desired", desired, row_size)
+    n_actual = check_rows("actual", actual, row_size)
+    check_key_size(key_size, row_size)
+    added = ffi.new("uint32_t[]", n_desired)
+    changed = ffi.new("uint32_t[]", n_desired)
+    removed = ffi.new("uint32_t[]", n_actual)
+    counts = ffi.new("size_t[3]")
+    code = lib.ce_diff_rows(
+        *(_view(desired), n_desired, _view(actual), n_actual, key_size, row_size),
+        *(added, changed, removed, counts),
+    )
+    _check(code, "desired or actual: rows not sorted, or a key twice")
+    return (
+        ffi.unpack(added, counts[0]),
+        ffi.unpack(changed, counts[1]),
+        ffi.unpack(removed, counts[2]),
+    )
+
+
+def longest_prefix(prefixes: bytes, addresses: bytes, address_size: int) -> Sequence[int]:
+    """Return for each address the row index of the longest prefix that covers it, or -1.
+
+    prefixes: rows of address_size + 1 bytes (network address, length in bits), sorted, host bits
+    zero, none twice. addresses: back to back, address_size bytes each.
+    Raises: ValueError unless the prefixes are so.
+    """
+    check_address_size(address_size)
+    n_prefixes = check_rows("prefixes", prefixes, address_size + 1)
+    n_addresses = check_rows("addresses", addresses, address_size)
+    rows = ffi.new("int32_t[]", n_addresses)
+    code = lib.ce_longest_prefix(
+        *(_view(prefixes), n_prefixes, _view(addresses), n_addresses, address_size, rows)
+    )
+    _check(code, "prefixes: not sorted, one twice, too long, or with host bits set")
+    return ffi.unpack(rows, n_addresses)
+
+
+def _view(buffer: bytes | bytearray) -> object:
+    return ffi.from_buffer("uint8_t[]", buffer)
+
+
+def _check(code: int, problem: str) -> None:
+    """Turn a C return code into the exception of the pure twin."""
+    if code == -_EINVAL:
+        raise ValueError(problem)
+    if code != 0:
+        raise OverflowError(f"fast path: buffer too long (code {code})")

@@ -1,0 +1,85 @@
+/* ce_sort_rows: insertion sort of short runs, then a bottom-up merge between rows and scratch. */
+#include "ce_fastpath.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define RUN 16
+
+int ce_check_length(size_t n, size_t size)
+{
+    return size != 0 && n > SIZE_MAX / size ? -EOVERFLOW : 0;
+}
+
+/* Sort rows [begin, end) by insertion; spare holds one row. */
+static void sort_run(uint8_t *rows, size_t begin, size_t end, size_t row_size, uint8_t *spare)
+{
+    for (size_t i = begin + 1; i < end; i++) {
+        size_t place = i;
+
+        while (place > begin &&
+               memcmp(rows + (place - 1) * row_size, rows + i * row_size, row_size) > 0)
+            place--;
+        if (place == i)
+            continue;
+        memcpy(spare, rows + i * row_size, row_size);
+        memmove(rows + (place + 1) * row_size, rows + place * row_size, (i - place) * row_size);
+        memcpy(rows + place * row_size, spare, row_size);
+    }
+}
+
+/* Merge from[begin, middle) and from[middle, end), both sorted, into to[begin, end). */
+static void merge_runs(const uint8_t *from, uint8_t *to, size_t begin, size_t middle, size_t end,
+                       size_t row_size)
+{
+    size_t left = begin, right = middle;
+    uint8_t *out = to + begin * row_size;
+
+    while (left < middle && right < end) {
+        const uint8_t *a = from + left * row_size, *b = from + right * row_size;
+
+        if (memcmp(a, b, row_size) <= 0) {
+            memcpy(out, a, row_size);
+            left++;
+        } else {
+            memcpy(out, b, row_size);
+            right++;
+        }
+        out += row_size;
+    }
+    memcpy(out, from + left * row_size, (middle - left) * row_size);
+    out += (middle - left) * row_size;
+    memcpy(out, from + right * row_size, (end - right) * row_size);
+}
+
+int ce_sort_rows(uint8_t *rows, uint8_t *scratch, size_t n_rows, size_t row_size)
+{
+    uint8_t *from = rows, *to = scratch;
+
+    if (row_size == 0)
+        return -EINVAL;
+    if (ce_check_length(n_rows, row_size) != 0)
+        return -EOVERFLOW;
+    /* Two rows are enough to need a swap; fewer also means scratch may be empty. */
+    if (n_rows < 2)
+        return 0;
+    for (size_t begin = 0; begin < n_rows; begin += RUN)
+        sort_run(rows, begin, n_rows - begin < RUN ? n_rows : begin + RUN, row_size, scratch);
+    for (size_t width = RUN; width < n_rows; width = width > n_rows / 2 ? n_rows : width * 2) {
+        for (size_t begin = 0; begin < n_rows;) {
+            size_t left = n_rows - begin;
+            size_t middle = left < width ? n_rows : begin + width;
+            size_t end = n_rows - middle < width ? n_rows : middle + width;
+
+            merge_runs(from, to, begin, middle, end, row_size);
+            begin = end;
+        }
+        uint8_t *sorted = to;
+
+        to = from;
+        from = sorted;
+    }
+    if (from != rows)
+        memcpy(rows, from, n_rows * row_size);
+    return 0;
+}

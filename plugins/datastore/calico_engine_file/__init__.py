@@ -1,0 +1,1 @@
+"""The datastore plugin `file`."""
