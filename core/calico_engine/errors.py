@@ -1,0 +1,176 @@
+"""The whole exception tree.
+
+A message says what failed, on what, and what to do about it; the facts are fields, so that callers never parse text.
+
+    CalicoEngineError(retryable)
+    ├── ConfigError                      a profile, setting or environment variable is wrong
+    ├── PluginError
+    │   ├── PluginNotFoundError          no such name in the entry-point group
+    │   ├── PluginConflictError          two distributions claim one name
+    │   ├── PluginContractError          a plugin does not do what the protocol says
+    │   └── MissingExtraError            a dependency is absent; names the extra that brings it
+    ├── ResourceError
+    │   ├── ValidationError              (key, field path, what is allowed)
+    │   └── SelectorSyntaxError          (text, offset); also a ValueError
+    ├── DatastoreError
+    │   ├── NotFoundError
+    │   ├── ConflictError                (expected, found revision)
+    │   └── UnavailableError             retryable
+    └── KernelError                      (argv or errno, the tool's last words, the line of our transaction)
+        ├── KernelUnsupportedError       (capability, hint)
+        └── DataplaneStuckError          retried, rebuilt, and still refused
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class CalicoEngineError(Exception):
+    """Anything this project raises on purpose. `retryable` says whether the same call may succeed later."""
+
+    retryable: bool = False
+
+
+class ConfigError(CalicoEngineError):
+    """A setting is wrong: `key` where it is, `hint` what would be right."""
+
+    def __init__(self, message: str, *, key: str = "", hint: str = "") -> None:
+        self.key = key
+        self.hint = hint
+        super().__init__(f"{message} ({hint})" if hint else message)
+
+
+class PluginError(CalicoEngineError):
+    """A plugin cannot be loaded or misbehaves."""
+
+
+class PluginNotFoundError(PluginError):
+    """No installed distribution offers this plugin; names the nearest that exist."""
+
+    def __init__(self, family: str, name: str, available: Sequence[str]) -> None:
+        self.family = family
+        self.name = name
+        self.available = tuple(available)
+        listing = ", ".join(available) or "none"
+        super().__init__(f"no {family} plugin named {name!r} is installed; installed: {listing}")
+
+
+class PluginConflictError(PluginError):
+    """Two distributions register one name."""
+
+    def __init__(self, family: str, name: str, distributions: Sequence[str]) -> None:
+        self.family = family
+        self.name = name
+        self.distributions = tuple(distributions)
+        super().__init__(
+            f"{family} plugin {name!r} is offered by {' and '.join(distributions)}; uninstall all but one"
+        )
+
+
+class PluginContractError(PluginError):
+    """A plugin does not keep the contract: which plugin, which rule, what to change."""
+
+
+class MissingExtraError(PluginError):
+    """A plugin's dependency is not installed."""
+
+    def __init__(self, plugin: str, module: str, extra: str) -> None:
+        self.plugin = plugin
+        self.module = module
+        self.extra = extra
+        super().__init__(
+            f"{plugin} needs the Python module {module!r}; install it with: pip install 'calico-engine[{extra}]'"
+        )
+
+
+class ResourceError(CalicoEngineError):
+    """A resource as users write it is wrong."""
+
+
+class ValidationError(ResourceError, ValueError):
+    """A field of a resource is not allowed: `key` names the resource, `path` the field, `reason` what is allowed."""
+
+    def __init__(self, key: str, path: str, reason: str) -> None:
+        self.key = key
+        self.path = path
+        self.reason = reason
+        where = f"{key}: {path}" if key and path else key or path
+        super().__init__(f"{where}: {reason}" if where else reason)
+
+
+class SelectorSyntaxError(ResourceError, ValueError):
+    """A selector does not parse; `offset_chars` points at the first character that is wrong."""
+
+    def __init__(self, text: str, offset_chars: int, reason: str) -> None:
+        self.text = text
+        self.offset_chars = offset_chars
+        self.reason = reason
+        shown = text if len(text) <= 120 else text[:117] + "..."
+        super().__init__(f"selector {shown!r}, character {offset_chars}: {reason}")
+
+
+class DatastoreError(CalicoEngineError):
+    """The datastore refused or failed."""
+
+
+class NotFoundError(DatastoreError):
+    """No resource under this key."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        super().__init__(f"{key} does not exist")
+
+
+class ConflictError(DatastoreError):
+    """Compare-and-set lost: somebody else changed the resource in between; read it again and retry."""
+
+    retryable = True
+
+    def __init__(self, key: str, expected: str, found: str) -> None:
+        self.key = key
+        self.expected = expected
+        self.found = found
+        super().__init__(f"{key}: expected revision {expected or 'none'}, found {found or 'none'}; read it again")
+
+
+class UnavailableError(DatastoreError):
+    """The datastore does not answer for now."""
+
+    retryable = True
+
+
+class KernelError(CalicoEngineError):
+    """The kernel or one of its tools refused: `command` what was run, `stderr` its last words, `line` our line."""
+
+    retryable = True
+
+    def __init__(self, command: str, reason: str, *, errno: int = 0, stderr: str = "", line: str = "") -> None:
+        self.command = command
+        self.reason = reason
+        self.errno = errno
+        self.stderr = stderr
+        self.line = line
+        parts = [f"{command}: {reason}"]
+        if stderr:
+            parts.append(stderr.strip()[-500:])
+        if line:
+            parts.append(f"our line: {line}")
+        super().__init__("; ".join(parts))
+
+
+class KernelUnsupportedError(KernelError):
+    """The kernel lacks a capability; `hint` says what to use instead."""
+
+    retryable = False
+
+    def __init__(self, capability: str, *, hint: str) -> None:
+        self.capability = capability
+        self.hint = hint
+        super().__init__(capability, f"not supported by this kernel; {hint}")
+
+
+class DataplaneStuckError(KernelError):
+    """The dataplane was retried and rebuilt from scratch and is still refused; the engine stops loudly."""
+
+    retryable = False

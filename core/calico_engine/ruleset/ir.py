@@ -1,0 +1,303 @@
+"""The table-level IR: chains, rules and sets as data, before any backend's words.
+
+Pure. Closed unions: a match on `Match` or `Op` ends in assert_never, so that a new member makes the type checker
+fail in every backend. A Ruleset is for one address family. Rules in a hook (`Ruleset.hooks`) are what we insert into
+the kernel's own chains; everything else hangs in chains of our own.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from calico_engine.messages import PortRange, SetKind
+from calico_engine.model.resource import ResourceKey
+
+
+class Family(StrEnum):
+    V4 = "4"
+    V6 = "6"
+
+
+class Layer(StrEnum):
+    """The four tables of iptables; in nftables a prefix of the chain's name."""
+
+    RAW = "raw"
+    MANGLE = "mangle"
+    NAT = "nat"
+    FILTER = "filter"
+
+
+class Hook(StrEnum):
+    PREROUTING = "PREROUTING"
+    INPUT = "INPUT"
+    FORWARD = "FORWARD"
+    OUTPUT = "OUTPUT"
+    POSTROUTING = "POSTROUTING"
+
+
+class Side(StrEnum):
+    SRC = "src"
+    DST = "dst"
+
+
+class CtState(StrEnum):
+    NEW = "NEW"
+    ESTABLISHED = "ESTABLISHED"
+    RELATED = "RELATED"
+    INVALID = "INVALID"
+    UNTRACKED = "UNTRACKED"
+
+
+class _Node(msgspec.Struct, frozen=True, gc=False, tag=True):
+    """Options every IR struct shares."""
+
+
+# Matches
+
+
+class ProtocolIs(_Node):
+    number: int
+    negate: bool = False
+
+
+class NetIn(_Node):
+    """One CIDR. Several alternatives are lowered to mark blocks or sets."""
+
+    side: Side
+    cidr: str
+    negate: bool = False
+
+
+class NetInAny(_Node):
+    """Any of several CIDRs; backends without such a match have it lowered (ruleset.lower_nets)."""
+
+    side: Side
+    cidrs: tuple[str, ...]
+    negate: bool = False
+
+
+class PortIn(_Node):
+    """Any of the ports; a protocol match comes before it. More than 15 slots are lowered (ruleset.lower_ports)."""
+
+    side: Side
+    ports: tuple[PortRange, ...]
+    negate: bool = False
+
+
+class SetLookup(_Node):
+    """The packet's address (or address and port, for IP_PORT sets) on one side is a member of the set."""
+
+    side: Side
+    set_id: str
+    kind: SetKind = SetKind.NET
+    negate: bool = False
+
+
+class PortOrNamedPort(_Node):
+    """Numeric ports or named-port sets, any of them; lowered to mark blocks where there is more than one term."""
+
+    side: Side
+    ports: tuple[PortRange, ...]
+    set_ids: tuple[str, ...]
+
+
+class InterfaceIs(_Node):
+    """`direction` "in" or "out"; a trailing "+" in `name` matches any rest, as in iptables."""
+
+    direction: str
+    name: str
+    negate: bool = False
+
+
+class CtStateIn(_Node):
+    states: tuple[CtState, ...]
+    negate: bool = False
+
+
+class CtStatusDnat(_Node):
+    """The connection's destination was translated."""
+
+    negate: bool = False
+
+
+class MarkIs(_Node):
+    """mark & mask == value."""
+
+    value: int
+    mask: int
+    negate: bool = False
+
+
+class IcmpIs(_Node):
+    """ICMP in an IPv4 ruleset, ICMPv6 in an IPv6 one; code None is any."""
+
+    type: int
+    code: int | None = None
+    negate: bool = False
+
+
+class AddrTypeIs(_Node):
+    """`type` as iptables' addrtype: LOCAL, UNICAST...; `limit_iface_out` restricts LOCAL to the out interface."""
+
+    side: Side
+    type: str
+    limit_iface_out: bool = False
+    negate: bool = False
+
+
+class RpfFailed(_Node):
+    """The source is not reachable through the interface the packet came in by."""
+
+    accept_local: bool = False
+
+
+Match = (
+    ProtocolIs
+    | NetIn
+    | NetInAny
+    | PortIn
+    | SetLookup
+    | PortOrNamedPort
+    | InterfaceIs
+    | CtStateIn
+    | CtStatusDnat
+    | MarkIs
+    | IcmpIs
+    | AddrTypeIs
+    | RpfFailed
+)
+
+# Operations
+
+
+class Accept(_Node):
+    pass
+
+
+class Drop(_Node):
+    pass
+
+
+class Reject(_Node):
+    """`with_` as iptables writes it ("" for the family's default port-unreachable, "tcp-reset")."""
+
+    with_: str = ""
+
+
+class Return(_Node):
+    pass
+
+
+class Jump(_Node):
+    chain: str
+
+
+class Goto(_Node):
+    chain: str
+
+
+class SetMark(_Node):
+    """mark = mark & ~mask | value."""
+
+    value: int
+    mask: int
+
+
+class Log(_Node):
+    prefix: str
+    level: int = 5
+
+
+class Nflog(_Node):
+    group: int
+    prefix: str
+
+
+class Masquerade(_Node):
+    """`ports` "" or "low-high"."""
+
+    ports: str = ""
+
+
+class Dnat(_Node):
+    address: str
+
+
+class Snat(_Node):
+    address: str
+
+
+class NoTrack(_Node):
+    pass
+
+
+class DispatchByInterface(_Node):
+    """Go to (or jump to) the chain of the packet's interface; falls through when none is listed.
+
+    Backends without a verdict map have it lowered to a tree of chains (ruleset.lower_dispatch).
+    """
+
+    direction: str
+    targets: tuple[tuple[str, str], ...]
+    goto: bool = True
+
+
+Op = (
+    Accept
+    | Drop
+    | Reject
+    | Return
+    | Jump
+    | Goto
+    | SetMark
+    | Log
+    | Nflog
+    | Masquerade
+    | Dnat
+    | Snat
+    | NoTrack
+    | DispatchByInterface
+)
+
+
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """Why a rule exists: rule `index` of `direction` of a policy or profile, or a part of the static chains."""
+
+    owner: ResourceKey | None = None
+    direction: str = ""
+    index: int = -1
+    note: str = ""
+
+
+class Rule(msgspec.Struct, frozen=True, gc=False):
+    """Matches are ANDed, in the order given: it is the order of the fragments in iptables' words and in the hash."""
+
+    matches: tuple[Match, ...]
+    op: Op
+    comments: tuple[str, ...] = ()
+    origin: Origin | None = None
+
+
+class ChainKey(msgspec.Struct, frozen=True, order=True, gc=False):
+    layer: Layer
+    name: str
+
+
+class SetData(msgspec.Struct, frozen=True, gc=False):
+    """Members of one family."""
+
+    set_id: str
+    kind: SetKind
+    members: frozenset[str]
+
+
+class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
+    """All a table backend programs for one family. `hooks` are inserted into the kernel's chains, `appends` appended."""
+
+    family: Family
+    chains: dict[ChainKey, tuple[Rule, ...]] = {}
+    hooks: dict[tuple[Layer, Hook], tuple[Rule, ...]] = {}
+    appends: dict[tuple[Layer, Hook], tuple[Rule, ...]] = {}
+    sets: dict[str, SetData] = {}
