@@ -50,7 +50,7 @@ class CtState(StrEnum):
     UNTRACKED = "UNTRACKED"
 
 
-class _Node(msgspec.Struct, frozen=True, gc=False, tag=True):
+class _Node(msgspec.Struct, frozen=True, gc=False, tag=True, tag_field="node"):
     """Options every IR struct shares."""
 
 
