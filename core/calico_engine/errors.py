@@ -131,7 +131,9 @@ class ConflictError(DatastoreError):
         self.key = key
         self.expected = expected
         self.found = found
-        super().__init__(f"{key}: expected revision {expected or 'none'}, found {found or 'none'}; read it again")
+        super().__init__(
+            f"{key}: expected revision {expected or 'none'}, found {found or 'none'}; read it again"
+        )
 
 
 class UnavailableError(DatastoreError):
@@ -145,7 +147,9 @@ class KernelError(CalicoEngineError):
 
     retryable = True
 
-    def __init__(self, command: str, reason: str, *, errno: int = 0, stderr: str = "", line: str = "") -> None:
+    def __init__(
+        self, command: str, reason: str, *, errno: int = 0, stderr: str = "", line: str = ""
+    ) -> None:
         self.command = command
         self.reason = reason
         self.errno = errno

@@ -29,7 +29,7 @@ class SetKind(StrEnum):
     IP_PORT = "ip,port"
 
 
-class IPSetUpdate(_Message):
+class IPSetUpdate(_Message, frozen=True):
     """A set became active, or was replaced: its whole membership."""
 
     set_id: str
@@ -37,13 +37,13 @@ class IPSetUpdate(_Message):
     members: frozenset[str]
 
 
-class IPSetDelta(_Message):
+class IPSetDelta(_Message, frozen=True):
     set_id: str
     added: frozenset[str]
     removed: frozenset[str]
 
 
-class IPSetRemove(_Message):
+class IPSetRemove(_Message, frozen=True):
     set_id: str
 
 
@@ -54,7 +54,7 @@ class PortRange(msgspec.Struct, frozen=True, order=True, gc=False):
     last: int
 
 
-class ActiveRule(_Message, omit_defaults=True):
+class ActiveRule(_Message, frozen=True, omit_defaults=True):
     """A rule with selectors resolved to set ids.
 
     Criteria are ANDed. Within one side, `src_ports` and `src_named_port_sets` together form one criterion: any of them
@@ -89,7 +89,7 @@ class ActiveRule(_Message, omit_defaults=True):
     not_dst_sets: tuple[str, ...] = ()
 
 
-class ActivePolicyUpdate(_Message):
+class ActivePolicyUpdate(_Message, frozen=True):
     """A policy that applies to at least one local endpoint. Rule i of a list comes from rule i of the resource."""
 
     policy: ResourceKey
@@ -101,21 +101,21 @@ class ActivePolicyUpdate(_Message):
     selector: str = ""
 
 
-class ActivePolicyRemove(_Message):
+class ActivePolicyRemove(_Message, frozen=True):
     policy: ResourceKey
 
 
-class ActiveProfileUpdate(_Message):
+class ActiveProfileUpdate(_Message, frozen=True):
     profile: str
     inbound: tuple[ActiveRule, ...]
     outbound: tuple[ActiveRule, ...]
 
 
-class ActiveProfileRemove(_Message):
+class ActiveProfileRemove(_Message, frozen=True):
     profile: str
 
 
-class TierPolicies(_Message):
+class TierPolicies(_Message, frozen=True):
     """One tier's policies for one endpoint, in evaluation order; a direction without policies is not enforced."""
 
     tier: str
@@ -124,7 +124,7 @@ class TierPolicies(_Message):
     egress: tuple[ResourceKey, ...] = ()
 
 
-class WorkloadEndpointUpdate(_Message):
+class WorkloadEndpointUpdate(_Message, frozen=True):
     """A local workload endpoint and the policies that apply to it. Networks are canonical CIDRs with a mask.
 
     A profile id without an ActiveProfile message names a profile that does not exist: it allows nothing.
@@ -142,11 +142,11 @@ class WorkloadEndpointUpdate(_Message):
     orchestrator: str = ""
 
 
-class WorkloadEndpointRemove(_Message):
+class WorkloadEndpointRemove(_Message, frozen=True):
     endpoint: ResourceKey
 
 
-class HostEndpointUpdate(_Message):
+class HostEndpointUpdate(_Message, frozen=True):
     """A local host endpoint. `interface_name` is a name, "*" for all, or "" to be found by `expected_ips`."""
 
     endpoint: ResourceKey
@@ -159,13 +159,15 @@ class HostEndpointUpdate(_Message):
     profiles: tuple[str, ...] = ()
 
 
-class HostEndpointRemove(_Message):
+class HostEndpointRemove(_Message, frozen=True):
     endpoint: ResourceKey
 
 
 class RouteKind(StrEnum):
     LOCAL_WORKLOAD = "local-workload"  # one address of a local endpoint
-    LOCAL_BLOCK = "local-block"  # a block affine to this node: blackholed, so that a free address goes nowhere
+    LOCAL_BLOCK = (
+        "local-block"  # a block affine to this node: blackholed, so that a free address goes nowhere
+    )
     REMOTE_BLOCK = "remote-block"  # a block affine to another node
     REMOTE_WORKLOAD = "remote-workload"  # one address borrowed from, or outside of, its node's blocks
     REMOTE_HOST = "remote-host"  # another node's own address
@@ -178,7 +180,7 @@ class PoolEncap(StrEnum):
     NO_POOL = "no-pool"
 
 
-class RouteUpdate(_Message):
+class RouteUpdate(_Message, frozen=True):
     """Where a destination lives. `next_hop` is the owning node's address, "" while unknown (then: unreachable).
 
     `encap` is what this destination needs from this node, cross-subnet already decided by `same_subnet`.
@@ -194,11 +196,11 @@ class RouteUpdate(_Message):
     borrowed: bool = False
 
 
-class RouteRemove(_Message):
+class RouteRemove(_Message, frozen=True):
     dst: str
 
 
-class PoolUpdate(_Message):
+class PoolUpdate(_Message, frozen=True):
     """An enabled or disabled pool: both kinds count as in-network, so that NAT keeps off it."""
 
     cidr: str
@@ -208,11 +210,11 @@ class PoolUpdate(_Message):
     disabled: bool = False
 
 
-class PoolRemove(_Message):
+class PoolRemove(_Message, frozen=True):
     cidr: str
 
 
-class NodeUpdate(_Message):
+class NodeUpdate(_Message, frozen=True):
     """A node's own addresses; `ipv4_network` is its subnet, "" when unknown."""
 
     node: str
@@ -224,11 +226,11 @@ class NodeUpdate(_Message):
     ipip_tunnel_address: str = ""
 
 
-class NodeRemove(_Message):
+class NodeRemove(_Message, frozen=True):
     node: str
 
 
-class VtepUpdate(_Message):
+class VtepUpdate(_Message, frozen=True):
     """A node's VXLAN tunnel end point: where to send, and to which inner address and MAC."""
 
     node: str
@@ -240,17 +242,17 @@ class VtepUpdate(_Message):
     mac_v6: str = ""
 
 
-class VtepRemove(_Message):
+class VtepRemove(_Message, frozen=True):
     node: str
 
 
-class ConfigUpdate(_Message):
+class ConfigUpdate(_Message, frozen=True):
     """This node's settings as resolved from environment, profile, datastore and defaults."""
 
     settings: FelixSettings
 
 
-class InterfaceUpdate(_Message):
+class InterfaceUpdate(_Message, frozen=True):
     """A link of this node, as the kernel reports it (from the link monitor, not from the graph)."""
 
     name: str
@@ -259,7 +261,7 @@ class InterfaceUpdate(_Message):
     addresses: frozenset[str] = frozenset()
 
 
-class InterfaceRemove(_Message):
+class InterfaceRemove(_Message, frozen=True):
     name: str
 
 

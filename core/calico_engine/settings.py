@@ -48,12 +48,12 @@ def _ports(*specs: tuple[str, int]) -> tuple[HostPort, ...]:
 
 
 FAILSAFE_INBOUND = _ports(
-    ("tcp", 22), ("udp", 68), ("tcp", 179), ("tcp", 2379), ("tcp", 2380), ("tcp", 5473), ("tcp", 6443), ("tcp", 6666),
-    ("tcp", 6667),
+    ("tcp", 22), ("udp", 68), ("tcp", 179), ("tcp", 2379), ("tcp", 2380), ("tcp", 5473), ("tcp", 6443),
+    ("tcp", 6666), ("tcp", 6667),
 )  # fmt: skip
 FAILSAFE_OUTBOUND = _ports(
-    ("udp", 53), ("udp", 67), ("tcp", 179), ("tcp", 2379), ("tcp", 2380), ("tcp", 5473), ("tcp", 6443), ("tcp", 6666),
-    ("tcp", 6667),
+    ("udp", 53), ("udp", 67), ("tcp", 179), ("tcp", 2379), ("tcp", 2380), ("tcp", 5473), ("tcp", 6443),
+    ("tcp", 6666), ("tcp", 6667),
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     """Options every spec struct shares."""
 
 
-class EndpointPort(_Spec, rename=camel(("host_ip", "hostIP"))):
+class EndpointPort(_Spec, frozen=True, rename=camel(("host_ip", "hostIP"))):
     """A named port of an endpoint, for rules that match ports by name."""
 
     name: str
@@ -22,13 +22,13 @@ class EndpointPort(_Spec, rename=camel(("host_ip", "hostIP"))):
     host_ip: str = ""
 
 
-class IPNAT(_Spec, rename=camel(("internal_ip", "internalIP"), ("external_ip", "externalIP"))):
+class IPNAT(_Spec, frozen=True, rename=camel(("internal_ip", "internalIP"), ("external_ip", "externalIP"))):
     internal_ip: str = ""
     external_ip: str = ""
 
 
 class WorkloadEndpointSpec(
-    _Spec, rename=camel(("container_id", "containerID"), ("ip_nats", "ipNATs"))
+    _Spec, frozen=True, rename=camel(("container_id", "containerID"), ("ip_nats", "ipNATs"))
 ):
     orchestrator: str = ""
     workload: str = ""
@@ -50,11 +50,11 @@ class WorkloadEndpointSpec(
 
 
 @register_kind("workloadendpoints", namespaced=True)
-class WorkloadEndpoint(Resource):
+class WorkloadEndpoint(Resource, frozen=True):
     spec: WorkloadEndpointSpec = WorkloadEndpointSpec()
 
 
-class HostEndpointSpec(_Spec, rename=camel(("expected_ips", "expectedIPs"))):
+class HostEndpointSpec(_Spec, frozen=True, rename=camel(("expected_ips", "expectedIPs"))):
     node: str = ""
     interface_name: str = ""
     expected_ips: tuple[str, ...] = ()
@@ -63,5 +63,5 @@ class HostEndpointSpec(_Spec, rename=camel(("expected_ips", "expectedIPs"))):
 
 
 @register_kind("hostendpoints")
-class HostEndpoint(Resource):
+class HostEndpoint(Resource, frozen=True):
     spec: HostEndpointSpec = HostEndpointSpec()

@@ -19,10 +19,7 @@ class EncapMode(StrEnum):
     CROSS_SUBNET = "CrossSubnet"
 
 
-class IPPoolSpec(
-    _Spec,
-    rename=camel(("disable_bgp_export", "disableBGPExport")),
-):
+class IPPoolSpec(_Spec, frozen=True, rename=camel(("disable_bgp_export", "disableBGPExport"))):
     cidr: str = ""
     vxlan_mode: EncapMode = EncapMode.NEVER
     ipip_mode: EncapMode = EncapMode.NEVER
@@ -37,21 +34,22 @@ class IPPoolSpec(
 
 
 @register_kind("ippools")
-class IPPool(Resource):
+class IPPool(Resource, frozen=True):
     spec: IPPoolSpec = IPPoolSpec()
 
 
-class IPReservationSpec(_Spec, rename=camel(("reserved_cidrs", "reservedCIDRs"))):
+class IPReservationSpec(_Spec, frozen=True, rename=camel(("reserved_cidrs", "reservedCIDRs"))):
     reserved_cidrs: tuple[str, ...] = ()
 
 
 @register_kind("ipreservations")
-class IPReservation(Resource):
+class IPReservation(Resource, frozen=True):
     spec: IPReservationSpec = IPReservationSpec()
 
 
 class NodeBGPSpec(
     _Spec,
+    frozen=True,
     rename=camel(
         ("ipv4_ipip_tunnel_addr", "ipv4IPIPTunnelAddr"),
         ("route_reflector_cluster_id", "routeReflectorClusterID"),
@@ -66,23 +64,24 @@ class NodeBGPSpec(
     route_reflector_cluster_id: str = ""
 
 
-class NodeAddress(_Spec):
+class NodeAddress(_Spec, frozen=True):
     address: str
     type: str = ""
 
 
-class NodeInterface(_Spec):
+class NodeInterface(_Spec, frozen=True):
     name: str = ""
     addresses: tuple[str, ...] = ()
 
 
-class OrchRef(_Spec):
+class OrchRef(_Spec, frozen=True):
     node_name: str = ""
     orchestrator: str = ""
 
 
 class NodeWireguardSpec(
     _Spec,
+    frozen=True,
     rename=camel(
         ("interface_ipv4_address", "interfaceIPv4Address"), ("interface_ipv6_address", "interfaceIPv6Address")
     ),
@@ -93,6 +92,7 @@ class NodeWireguardSpec(
 
 class NodeSpec(
     _Spec,
+    frozen=True,
     rename=camel(
         ("ipv4_vxlan_tunnel_addr", "ipv4VXLANTunnelAddr"),
         ("vxlan_tunnel_mac_addr", "vxlanTunnelMACAddr"),
@@ -111,21 +111,20 @@ class NodeSpec(
     interfaces: tuple[NodeInterface, ...] = ()
 
 
-class NodeStatus(_Spec, rename=camel(("pod_cidrs", "podCIDRs"))):
+class NodeStatus(_Spec, frozen=True, rename=camel(("pod_cidrs", "podCIDRs"))):
     wireguard_public_key: str = ""
     wireguard_public_key_v6: str = ""
     pod_cidrs: tuple[str, ...] = ()
 
 
 @register_kind("nodes")
-class Node(Resource):
+class Node(Resource, frozen=True):
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
 
 
 class AllocationAttribute(
-    _Spec,
-    rename=camel(("handle_id", "handle_id"), ("active_owner_attrs", "secondary")),
+    _Spec, frozen=True, rename=camel(("handle_id", "handle_id"), ("active_owner_attrs", "secondary"))
 ):
     handle_id: str | None = None
     active_owner_attrs: dict[str, str] = {}
@@ -133,7 +132,7 @@ class AllocationAttribute(
     released_at: str | None = None
 
 
-class IPAMBlockSpec(_Spec):
+class IPAMBlockSpec(_Spec, frozen=True):
     """One block of addresses. `allocations[ordinal]` is an index into `attributes`, or None when free."""
 
     cidr: str = ""
@@ -149,11 +148,11 @@ class IPAMBlockSpec(_Spec):
 
 
 @register_kind("ipamblocks")
-class IPAMBlock(Resource):
+class IPAMBlock(Resource, frozen=True):
     spec: IPAMBlockSpec = IPAMBlockSpec()
 
 
-class BlockAffinitySpec(_Spec):
+class BlockAffinitySpec(_Spec, frozen=True):
     state: str = ""
     node: str = ""
     type: str = ""
@@ -162,22 +161,22 @@ class BlockAffinitySpec(_Spec):
 
 
 @register_kind("blockaffinities")
-class BlockAffinity(Resource):
+class BlockAffinity(Resource, frozen=True):
     spec: BlockAffinitySpec = BlockAffinitySpec()
 
 
-class IPAMHandleSpec(_Spec, rename=camel(("handle_id", "handleID"))):
+class IPAMHandleSpec(_Spec, frozen=True, rename=camel(("handle_id", "handleID"))):
     handle_id: str = ""
     block: dict[str, int] = {}
     deleted: bool = False
 
 
 @register_kind("ipamhandles")
-class IPAMHandle(Resource):
+class IPAMHandle(Resource, frozen=True):
     spec: IPAMHandleSpec = IPAMHandleSpec()
 
 
-class IPAMConfigurationSpec(_Spec):
+class IPAMConfigurationSpec(_Spec, frozen=True):
     strict_affinity: bool = False
     auto_allocate_blocks: bool = True
     max_blocks_per_host: int = 0
@@ -185,5 +184,5 @@ class IPAMConfigurationSpec(_Spec):
 
 
 @register_kind("ipamconfigurations")
-class IPAMConfiguration(Resource):
+class IPAMConfiguration(Resource, frozen=True):
     spec: IPAMConfigurationSpec = IPAMConfigurationSpec()

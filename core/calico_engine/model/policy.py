@@ -39,24 +39,24 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True, gc=False, omit_defaults=T
     """Options every spec struct shares."""
 
 
-class ICMPFields(_Spec):
+class ICMPFields(_Spec, frozen=True):
     """ICMP type 0-254 and code 0-255; a code needs a type."""
 
     type: int | None = None
     code: int | None = None
 
 
-class ServiceMatch(_Spec):
+class ServiceMatch(_Spec, frozen=True):
     name: str = ""
     namespace: str = ""
 
 
-class ServiceAccountMatch(_Spec):
+class ServiceAccountMatch(_Spec, frozen=True):
     names: tuple[str, ...] = ()
     selector: str = ""
 
 
-class EntityRule(_Spec):
+class EntityRule(_Spec, frozen=True):
     """One side of a rule; every criterion that is set must match."""
 
     nets: tuple[str, ...] = ()
@@ -70,21 +70,21 @@ class EntityRule(_Spec):
     service_accounts: ServiceAccountMatch | None = None
 
 
-class HTTPPath(_Spec):
+class HTTPPath(_Spec, frozen=True):
     exact: str = ""
     prefix: str = ""
 
 
-class HTTPMatch(_Spec):
+class HTTPMatch(_Spec, frozen=True):
     methods: tuple[str, ...] = ()
     paths: tuple[HTTPPath, ...] = ()
 
 
-class RuleMetadata(_Spec):
+class RuleMetadata(_Spec, frozen=True):
     annotations: dict[str, str] = {}
 
 
-class Rule(_Spec, rename=camel(("not_icmp", "notICMP"))):
+class Rule(_Spec, frozen=True, rename=camel(("not_icmp", "notICMP"))):
     """An action and what it applies to; rules are tried in the order written."""
 
     action: Action
@@ -99,7 +99,7 @@ class Rule(_Spec, rename=camel(("not_icmp", "notICMP"))):
     metadata: RuleMetadata | None = None
 
 
-class NetworkPolicySpec(_Spec):
+class NetworkPolicySpec(_Spec, frozen=True):
     tier: str = ""
     order: float | None = None
     ingress: tuple[Rule, ...] = ()
@@ -110,71 +110,73 @@ class NetworkPolicySpec(_Spec):
     performance_hints: tuple[str, ...] = ()
 
 
-class GlobalNetworkPolicySpec(NetworkPolicySpec, rename=camel(("pre_dnat", "preDNAT"))):
+class GlobalNetworkPolicySpec(NetworkPolicySpec, frozen=True, rename=camel(("pre_dnat", "preDNAT"))):
     do_not_track: bool = False
     pre_dnat: bool = False
     apply_on_forward: bool = False
     namespace_selector: str = ""
 
 
-class StagedNetworkPolicySpec(NetworkPolicySpec):
+class StagedNetworkPolicySpec(NetworkPolicySpec, frozen=True):
     staged_action: StagedAction = StagedAction.SET
 
 
-class StagedGlobalNetworkPolicySpec(GlobalNetworkPolicySpec, rename=camel(("pre_dnat", "preDNAT"))):
+class StagedGlobalNetworkPolicySpec(
+    GlobalNetworkPolicySpec, frozen=True, rename=camel(("pre_dnat", "preDNAT"))
+):
     staged_action: StagedAction = StagedAction.SET
 
 
 @register_kind("networkpolicies", namespaced=True)
-class NetworkPolicy(Resource):
+class NetworkPolicy(Resource, frozen=True):
     spec: NetworkPolicySpec = NetworkPolicySpec()
 
 
 @register_kind("globalnetworkpolicies")
-class GlobalNetworkPolicy(Resource):
+class GlobalNetworkPolicy(Resource, frozen=True):
     spec: GlobalNetworkPolicySpec = GlobalNetworkPolicySpec()
 
 
 @register_kind("stagednetworkpolicies", namespaced=True)
-class StagedNetworkPolicy(Resource):
+class StagedNetworkPolicy(Resource, frozen=True):
     spec: StagedNetworkPolicySpec = StagedNetworkPolicySpec()
 
 
 @register_kind("stagedglobalnetworkpolicies")
-class StagedGlobalNetworkPolicy(Resource):
+class StagedGlobalNetworkPolicy(Resource, frozen=True):
     spec: StagedGlobalNetworkPolicySpec = StagedGlobalNetworkPolicySpec()
 
 
-class TierSpec(_Spec):
+class TierSpec(_Spec, frozen=True):
     order: float | None = None
     default_action: Action = Action.DENY
 
 
 @register_kind("tiers")
-class Tier(Resource):
+class Tier(Resource, frozen=True):
     spec: TierSpec = TierSpec()
 
 
-class ProfileSpec(_Spec):
+class ProfileSpec(_Spec, frozen=True):
     ingress: tuple[Rule, ...] = ()
     egress: tuple[Rule, ...] = ()
     labels_to_apply: dict[str, str] = {}
 
 
 @register_kind("profiles")
-class Profile(Resource):
+class Profile(Resource, frozen=True):
     spec: ProfileSpec = ProfileSpec()
 
 
-class NetworkSetSpec(_Spec):
+class NetworkSetSpec(_Spec, frozen=True):
     nets: tuple[str, ...] = ()
 
 
 @register_kind("networksets", namespaced=True)
-class NetworkSet(Resource):
+class NetworkSet(Resource, frozen=True):
     spec: NetworkSetSpec = NetworkSetSpec()
 
 
 @register_kind("globalnetworksets")
-class GlobalNetworkSet(Resource):
+class GlobalNetworkSet(Resource, frozen=True):
     spec: NetworkSetSpec = NetworkSetSpec()

@@ -57,12 +57,12 @@ class _Node(msgspec.Struct, frozen=True, gc=False, tag=True, tag_field="node"):
 # Matches
 
 
-class ProtocolIs(_Node):
+class ProtocolIs(_Node, frozen=True):
     number: int
     negate: bool = False
 
 
-class NetIn(_Node):
+class NetIn(_Node, frozen=True):
     """One CIDR. Several alternatives are lowered to mark blocks or sets."""
 
     side: Side
@@ -70,7 +70,7 @@ class NetIn(_Node):
     negate: bool = False
 
 
-class NetInAny(_Node):
+class NetInAny(_Node, frozen=True):
     """Any of several CIDRs; backends without such a match have it lowered (ruleset.lower_nets)."""
 
     side: Side
@@ -78,7 +78,7 @@ class NetInAny(_Node):
     negate: bool = False
 
 
-class PortIn(_Node):
+class PortIn(_Node, frozen=True):
     """Any of the ports; a protocol match comes before it. More than 15 slots are lowered (ruleset.lower_ports)."""
 
     side: Side
@@ -86,7 +86,7 @@ class PortIn(_Node):
     negate: bool = False
 
 
-class SetLookup(_Node):
+class SetLookup(_Node, frozen=True):
     """The packet's address (or address and port, for IP_PORT sets) on one side is a member of the set."""
 
     side: Side
@@ -95,7 +95,7 @@ class SetLookup(_Node):
     negate: bool = False
 
 
-class PortOrNamedPort(_Node):
+class PortOrNamedPort(_Node, frozen=True):
     """Numeric ports or named-port sets, any of them; lowered to mark blocks where there is more than one term."""
 
     side: Side
@@ -103,7 +103,7 @@ class PortOrNamedPort(_Node):
     set_ids: tuple[str, ...]
 
 
-class InterfaceIs(_Node):
+class InterfaceIs(_Node, frozen=True):
     """`direction` "in" or "out"; a trailing "+" in `name` matches any rest, as in iptables."""
 
     direction: str
@@ -111,18 +111,18 @@ class InterfaceIs(_Node):
     negate: bool = False
 
 
-class CtStateIn(_Node):
+class CtStateIn(_Node, frozen=True):
     states: tuple[CtState, ...]
     negate: bool = False
 
 
-class CtStatusDnat(_Node):
+class CtStatusDnat(_Node, frozen=True):
     """The connection's destination was translated."""
 
     negate: bool = False
 
 
-class MarkIs(_Node):
+class MarkIs(_Node, frozen=True):
     """mark & mask == value."""
 
     value: int
@@ -130,7 +130,7 @@ class MarkIs(_Node):
     negate: bool = False
 
 
-class IcmpIs(_Node):
+class IcmpIs(_Node, frozen=True):
     """ICMP in an IPv4 ruleset, ICMPv6 in an IPv6 one; code None is any."""
 
     type: int
@@ -138,7 +138,7 @@ class IcmpIs(_Node):
     negate: bool = False
 
 
-class AddrTypeIs(_Node):
+class AddrTypeIs(_Node, frozen=True):
     """`type` as iptables' addrtype: LOCAL, UNICAST...; `limit_iface_out` restricts LOCAL to the out interface."""
 
     side: Side
@@ -147,7 +147,7 @@ class AddrTypeIs(_Node):
     negate: bool = False
 
 
-class RpfFailed(_Node):
+class RpfFailed(_Node, frozen=True):
     """The source is not reachable through the interface the packet came in by."""
 
     accept_local: bool = False
@@ -172,68 +172,68 @@ Match = (
 # Operations
 
 
-class Accept(_Node):
+class Accept(_Node, frozen=True):
     pass
 
 
-class Drop(_Node):
+class Drop(_Node, frozen=True):
     pass
 
 
-class Reject(_Node):
+class Reject(_Node, frozen=True):
     """`with_` as iptables writes it ("" for the family's default port-unreachable, "tcp-reset")."""
 
     with_: str = ""
 
 
-class Return(_Node):
+class Return(_Node, frozen=True):
     pass
 
 
-class Jump(_Node):
+class Jump(_Node, frozen=True):
     chain: str
 
 
-class Goto(_Node):
+class Goto(_Node, frozen=True):
     chain: str
 
 
-class SetMark(_Node):
+class SetMark(_Node, frozen=True):
     """mark = mark & ~mask | value."""
 
     value: int
     mask: int
 
 
-class Log(_Node):
+class Log(_Node, frozen=True):
     prefix: str
     level: int = 5
 
 
-class Nflog(_Node):
+class Nflog(_Node, frozen=True):
     group: int
     prefix: str
 
 
-class Masquerade(_Node):
+class Masquerade(_Node, frozen=True):
     """`ports` "" or "low-high"."""
 
     ports: str = ""
 
 
-class Dnat(_Node):
+class Dnat(_Node, frozen=True):
     address: str
 
 
-class Snat(_Node):
+class Snat(_Node, frozen=True):
     address: str
 
 
-class NoTrack(_Node):
+class NoTrack(_Node, frozen=True):
     pass
 
 
-class DispatchByInterface(_Node):
+class DispatchByInterface(_Node, frozen=True):
     """Go to (or jump to) the chain of the packet's interface; falls through when none is listed.
 
     Backends without a verdict map have it lowered to a tree of chains (ruleset.lower_dispatch).
