@@ -263,7 +263,7 @@ Op = (
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False):
-    """Why a rule exists: rule `index` of `direction` of a policy or profile, or a part of the static chains."""
+    """Why a rule exists: rule `index` of `direction` of a policy or profile, or a static chain's `note`."""
 
     owner: ResourceKey | None = None
     direction: str = ""
@@ -272,7 +272,7 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rule(msgspec.Struct, frozen=True, gc=False):
-    """Matches are ANDed, in the order given: it is the order of the fragments in iptables' words and in the hash."""
+    """Matches are ANDed, in the order given: the order of the fragments in iptables' words and in the hash."""
 
     matches: tuple[Match, ...]
     op: Op
@@ -294,7 +294,10 @@ class SetData(msgspec.Struct, frozen=True, gc=False):
 
 
 class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
-    """All a table backend programs for one family. `hooks` are inserted into the kernel's chains, `appends` appended."""
+    """All a table backend programs for one family.
+
+    `hooks` are inserted at the head of the kernel's own chains, `appends` at their end.
+    """
 
     family: Family
     chains: dict[ChainKey, tuple[Rule, ...]] = {}
