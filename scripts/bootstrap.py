@@ -41,8 +41,8 @@ SYSTEM_PACKAGES = (
 # Needed only by Debian's own interpreter: one built elsewhere brings its headers and venv along.
 PYTHON_PACKAGES = ("python3-dev", "python3-venv")
 DERIVED = (
-    *(".venv .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache".split()),
-    *("build dist native/build bench/results".split()),
+    *(".venv", ".tox", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".import_linter_cache"),
+    *("build", "dist", "native/build", "bench/results"),
 )
 
 
@@ -104,9 +104,7 @@ def source_digest() -> str:
     """Digest of everything the installed environment depends on."""
     digest = hashlib.sha256(f"{sys.version} {sys.executable} {ROOT}".encode())
     paths = [ROOT / "pyproject.toml", ROOT / "setup.py", CONSTRAINTS]
-    paths += sorted(
-        path for path in (ROOT / "native").rglob("*") if path.suffix in {".c", ".h", ".py"}
-    )
+    paths += sorted(path for path in (ROOT / "native").rglob("*") if path.suffix in {".c", ".h", ".py"})
     for path in paths:
         digest.update(str(path.relative_to(ROOT)).encode())
         digest.update(path.read_bytes())

@@ -11,6 +11,30 @@ int ce_check_length(size_t n, size_t size)
     return size != 0 && n > SIZE_MAX / size ? -EOVERFLOW : 0;
 }
 
+/* The first 8 bytes as a number that sorts as they do. */
+static uint64_t load_first8(const uint8_t *row)
+{
+    uint64_t value;
+
+    memcpy(&value, row, sizeof value);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    value = __builtin_bswap64(value);
+#endif
+    return value;
+}
+
+/* memcmp, but the first 8 bytes decide most comparisons without a call. */
+static int compare_rows(const uint8_t *a, const uint8_t *b, size_t row_size)
+{
+    if (row_size >= 8) {
+        uint64_t x = load_first8(a), y = load_first8(b);
+
+        if (x != y)
+            return x < y ? -1 : 1;
+    }
+    return memcmp(a, b, row_size);
+}
+
 /* Sort rows [begin, end) by insertion; spare holds one row. */
 static void sort_run(uint8_t *rows, size_t begin, size_t end, size_t row_size, uint8_t *spare)
 {
@@ -18,7 +42,7 @@ static void sort_run(uint8_t *rows, size_t begin, size_t end, size_t row_size, u
         size_t place = i;
 
         while (place > begin &&
-               memcmp(rows + (place - 1) * row_size, rows + i * row_size, row_size) > 0)
+               compare_rows(rows + (place - 1) * row_size, rows + i * row_size, row_size) > 0)
             place--;
         if (place == i)
             continue;
@@ -38,7 +62,7 @@ static void merge_runs(const uint8_t *from, uint8_t *to, size_t begin, size_t mi
     while (left < middle && right < end) {
         const uint8_t *a = from + left * row_size, *b = from + right * row_size;
 
-        if (memcmp(a, b, row_size) <= 0) {
+        if (compare_rows(a, b, row_size) <= 0) {
             memcpy(out, a, row_size);
             left++;
         } else {

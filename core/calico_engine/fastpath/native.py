@@ -40,11 +40,7 @@ def diff_rows(
         *(added, changed, removed, counts),
     )
     _check(code, "desired or actual: rows not sorted, or a key twice")
-    return (
-        ffi.unpack(added, counts[0]),
-        ffi.unpack(changed, counts[1]),
-        ffi.unpack(removed, counts[2]),
-    )
+    return list(added[0 : counts[0]]), list(changed[0 : counts[1]]), list(removed[0 : counts[2]])
 
 
 def longest_prefix(prefixes: bytes, addresses: bytes, address_size: int) -> Sequence[int]:
@@ -62,7 +58,7 @@ def longest_prefix(prefixes: bytes, addresses: bytes, address_size: int) -> Sequ
         *(_view(prefixes), n_prefixes, _view(addresses), n_addresses, address_size, rows)
     )
     _check(code, "prefixes: not sorted, one twice, too long, or with host bits set")
-    return ffi.unpack(rows, n_addresses)
+    return list(rows)
 
 
 def _view(buffer: bytes | bytearray) -> object:

@@ -5,6 +5,7 @@ Both twins raise ValueError with the same text for the same bad input, checked b
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 ADDRESS_SIZES = (4, 16)
 
@@ -50,8 +51,8 @@ def diff_rows(
     check_rows("desired", desired, row_size)
     check_rows("actual", actual, row_size)
     check_key_size(key_size, row_size)
-    want = _rows_by_key("desired", desired, key_size, row_size)
-    have = _rows_by_key("actual", actual, key_size, row_size)
+    want = _rows_by_key(desired, key_size, row_size)
+    have = _rows_by_key(actual, key_size, row_size)
     added = [i for i, key in enumerate(want) if key not in have]
     changed = [i for i, (key, row) in enumerate(want.items()) if key in have and have[key] != row]
     removed = [i for i, key in enumerate(have) if key not in want]
@@ -90,10 +91,10 @@ def _split(rows: bytes, row_size: int) -> list[bytes]:
     return [rows[i : i + row_size] for i in range(0, len(rows), row_size)]
 
 
-def _rows_by_key(name: str, rows: bytes, key_size: int, row_size: int) -> dict[bytes, bytes]:
+def _rows_by_key(rows: bytes, key_size: int, row_size: int) -> dict[bytes, bytes]:
     """Return key -> row in buffer order. Raises: ValueError unless keys ascend strictly."""
     split = _split(rows, row_size)
     keys = [row[:key_size] for row in split]
-    if any(a >= b for a, b in zip(keys, keys[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(keys)):
         raise ValueError("desired or actual: rows not sorted, or a key twice")
     return dict(zip(keys, split, strict=True))

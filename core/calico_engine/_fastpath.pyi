@@ -1,0 +1,31 @@
+"""The C extension as native.py sees it; contracts in native/include/ce_fastpath.h."""
+
+from _cffi_backend import FFI
+
+class _Lib:
+    def ce_sort_rows(self, rows: object, scratch: object, n_rows: int, row_size: int) -> int: ...
+    def ce_diff_rows(
+        self,
+        desired: object,
+        n_desired: int,
+        actual: object,
+        n_actual: int,
+        key_size: int,
+        row_size: int,
+        added: object,
+        changed: object,
+        removed: object,
+        counts: object,
+    ) -> int: ...
+    def ce_longest_prefix(
+        self,
+        prefixes: object,
+        n_prefixes: int,
+        addresses: object,
+        n_addresses: int,
+        address_size: int,
+        rows: object,
+    ) -> int: ...
+
+ffi: FFI
+lib: _Lib
