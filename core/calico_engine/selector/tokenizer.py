@@ -53,28 +53,28 @@ class Token(NamedTuple):
     offset_chars: int
 
 
-_SPACE = re.compile(r"[ \t]*")
 _NAME = r"[A-Za-z0-9_./-]"
 # The group names are those of Kind. `has(`, `all(` and `global(` must touch their parenthesis.
+# Every token takes the space behind it along.
 _TOKEN = re.compile(
     rf"""
-      (?P<LEFT_PAREN>\() | (?P<RIGHT_PAREN>\)) | (?P<LEFT_BRACE>\{{) | (?P<RIGHT_BRACE>\}}) | (?P<COMMA>,)
+    (?: (?P<LEFT_PAREN>\() | (?P<RIGHT_PAREN>\)) | (?P<LEFT_BRACE>\{{) | (?P<RIGHT_BRACE>\}}) | (?P<COMMA>,)
     | (?P<EQUAL>==) | (?P<NOT_EQUAL>!=) | (?P<NOT>!) | (?P<AND>&&) | (?P<OR>\|\|)
     | "(?P<STRING>[^"]*)" | '(?P<STRING1>[^']*)'
     | has\([ \t]*(?P<HAS>{_NAME}+)[ \t]*\)
     | (?P<ALL>all\([ \t]*\)) | (?P<GLOBAL>global\([ \t]*\))
-    | (?P<LABEL>(?!(?:has|all|global)\(){_NAME}+)
+    | (?P<LABEL>(?!(?:has|all|global)\(){_NAME}+) ) [ \t]*
     """,
     re.VERBOSE,
 )
 _OPERATOR = re.compile(
     rf"""
     (?: (?P<CONTAINS>contains) | (?P<STARTS_WITH>starts[ \t]*with) | (?P<ENDS_WITH>ends[ \t]*with)
-      | (?P<NOT_IN>not[ \t]*in) | (?P<IN>in) ) (?!{_NAME})
+      | (?P<NOT_IN>not[ \t]*in) | (?P<IN>in) ) (?!{_NAME}) [ \t]*
     """,
     re.VERBOSE,
 )
-_NAME_START = re.compile(_NAME)
+_NAME_START = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./-")
 _KINDS = dict(Kind.__members__, STRING1=Kind.STRING)
 _WITH_TEXT = frozenset((Kind.LABEL, Kind.STRING, Kind.HAS))
 # What was begun, by how it begins, for messages.
@@ -105,9 +105,9 @@ def tokenize(text: str) -> list[Token]:
         raise SelectorSyntaxError(text, error.start, "not a Unicode character (lone surrogate)") from None
     tokens: list[Token] = []
     previous = Kind.END
-    offset = _end_of_space(text, 0)
+    offset = len(text) - len(text.lstrip(" \t"))
     while offset < len(text):
-        pattern = _OPERATOR if previous is Kind.LABEL and _NAME_START.match(text, offset) else _TOKEN
+        pattern = _OPERATOR if previous is Kind.LABEL and text[offset] in _NAME_START else _TOKEN
         found = pattern.match(text, offset)
         if found is None or found.lastgroup is None:
             raise SelectorSyntaxError(text, offset, _explain(text, offset, tokens))
@@ -116,19 +116,14 @@ def tokenize(text: str) -> list[Token]:
         if previous is not Kind.STRING and len(value) > MAX_LABEL_CHARS:
             raise SelectorSyntaxError(text, offset, f"label name longer than {MAX_LABEL_CHARS} characters")
         tokens.append(Token(previous, value, offset))
-        offset = _end_of_space(text, found.end())
+        offset = found.end()
     tokens.append(Token(Kind.END, "", len(text)))
     return tokens
 
 
-def _end_of_space(text: str, offset: int) -> int:
-    found = _SPACE.match(text, offset)
-    return found.end() if found else offset
-
-
 def _explain(text: str, offset: int, tokens: list[Token]) -> str:
     """Say what is wrong where no token matches."""
-    if tokens and tokens[-1].kind is Kind.LABEL and _NAME_START.match(text, offset):
+    if tokens and tokens[-1].kind is Kind.LABEL and text[offset] in _NAME_START:
         return f"expected an operator after label {tokens[-1].text!r}: {OPERATORS}"
     for start, reason in _UNFINISHED:
         if text.startswith(start, offset):
