@@ -1,0 +1,46 @@
+"""What plugin authors import: the hook marker, the protocols to implement and the data they carry."""
+
+from calico_engine.plugin.context import decode_options
+from calico_engine.plugin.hookspecs import EngineHandle, Orchestrator, hookimpl
+from calico_engine.plugin.protocols import (
+    NO_METRICS,
+    ApplyResult,
+    Capability,
+    Change,
+    Dataplane,
+    Datastore,
+    EndpointStatus,
+    MetricSink,
+    Notification,
+    PluginContext,
+    Routing,
+    StatusReport,
+    SyncStatus,
+    Update,
+)
+from calico_engine.plugin.registry import FAMILIES, PluginInfo, PluginRegistry, installed
+
+__all__ = [
+    "FAMILIES",
+    "NO_METRICS",
+    "ApplyResult",
+    "Capability",
+    "Change",
+    "Dataplane",
+    "Datastore",
+    "EndpointStatus",
+    "EngineHandle",
+    "MetricSink",
+    "Notification",
+    "Orchestrator",
+    "PluginContext",
+    "PluginInfo",
+    "PluginRegistry",
+    "Routing",
+    "StatusReport",
+    "SyncStatus",
+    "Update",
+    "decode_options",
+    "hookimpl",
+    "installed",
+]

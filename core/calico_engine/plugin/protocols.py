@@ -169,6 +169,35 @@ class Capability(msgspec.Struct, frozen=True, kw_only=True):
     required: bool = True
 
 
+class MetricSink(Protocol):
+    """Takes a plugin's measurements, under the reference's metric names where it has one (felix_ipset_calls, ...)."""
+
+    def count(self, name: str, value: float = 1.0, labels: Mapping[str, str] = {}) -> None:
+        """Add to a counter."""
+        ...
+
+    def gauge(self, name: str, value: float, labels: Mapping[str, str] = {}) -> None:
+        """Set a gauge."""
+        ...
+
+    def observe(self, name: str, value: float, labels: Mapping[str, str] = {}) -> None:
+        """Add one observation, in the unit the name ends with, to a summary."""
+        ...
+
+
+class _NoMetrics:
+    """Drops measurements: what a plugin has when nobody collects."""
+
+    def count(self, name: str, value: float = 1.0, labels: Mapping[str, str] = {}) -> None: ...
+
+    def gauge(self, name: str, value: float, labels: Mapping[str, str] = {}) -> None: ...
+
+    def observe(self, name: str, value: float, labels: Mapping[str, str] = {}) -> None: ...
+
+
+NO_METRICS: MetricSink = _NoMetrics()
+
+
 class PluginContext(msgspec.Struct, frozen=True, kw_only=True):
     """All that a plugin gets from the engine when it is made.
 
@@ -184,3 +213,4 @@ class PluginContext(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: str = "/var/run/calico"
     request_apply: Callable[[str], None]
     notify: Callable[[Notification], None]
+    metrics: MetricSink = NO_METRICS
