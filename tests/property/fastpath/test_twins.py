@@ -1,0 +1,97 @@
+"""The C functions equal their pure-Python specification, on good input and on bad."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calico_engine.fastpath import pure
+
+native = pytest.importorskip("calico_engine.fastpath.native", exc_type=ImportError)
+
+
+def outcome(function: Callable[..., object], *args: object) -> object:
+    """Return what the function gives, or what it raises, in a form to compare."""
+    try:
+        return function(*args)
+    except ValueError as error:
+        return str(error)
+
+
+def normal(result: object) -> object:
+    return [list(part) for part in result] if isinstance(result, tuple) else result
+
+
+@st.composite
+def row_buffers(draw: st.DrawFn, row_size: int, key_size: int) -> bytes:
+    """Draw mostly valid input (sorted, keys once) over few byte values, so keys often meet."""
+    byte = st.sampled_from([0, 1, 127, 128, 255])
+    rows = draw(st.lists(st.lists(byte, min_size=row_size, max_size=row_size).map(bytes), max_size=40))
+    if draw(st.integers(0, 9)):
+        rows = sorted({row[:key_size]: row for row in rows}.values())
+    return b"".join(rows)
+
+
+@given(st.binary(max_size=600), st.integers(-1, 30))
+def test_sort_rows(rows: bytes, row_size: int) -> None:
+    if row_size > 0:
+        rows = rows[: len(rows) // row_size * row_size]
+
+    assert outcome(native.sort_rows, rows, row_size) == outcome(pure.sort_rows, rows, row_size)
+
+
+@given(st.data())
+def test_diff_rows(data: st.DataObject) -> None:
+    key_size = data.draw(st.integers(1, 4))
+    row_size = key_size + data.draw(st.integers(0, 3))
+    desired = data.draw(row_buffers(row_size, key_size))
+    actual = data.draw(row_buffers(row_size, key_size))
+
+    by_c = outcome(native.diff_rows, desired, actual, key_size, row_size)
+
+    assert normal(by_c) == normal(outcome(pure.diff_rows, desired, actual, key_size, row_size))
+
+
+@given(st.data())
+def test_diff_rows_turns_actual_into_desired(data: st.DataObject) -> None:
+    desired = pure.sort_rows(data.draw(row_buffers(3, 3)), 3)
+    actual = pure.sort_rows(data.draw(row_buffers(3, 3)), 3)
+    want = {desired[i : i + 2]: desired[i : i + 3] for i in range(0, len(desired), 3)}
+    have = {actual[i : i + 2]: actual[i : i + 3] for i in range(0, len(actual), 3)}
+    desired, actual = b"".join(want.values()), b"".join(have.values())
+
+    added, changed, removed = native.diff_rows(desired, actual, 2, 3)
+    for i in removed:
+        del have[actual[3 * i : 3 * i + 2]]
+    for i in (*added, *changed):
+        have[desired[3 * i : 3 * i + 2]] = desired[3 * i : 3 * i + 3]
+
+    assert have == want
+
+
+@given(st.data(), st.sampled_from([4, 16]))
+def test_longest_prefix(data: st.DataObject, address_size: int) -> None:
+    bits = address_size * 8
+    base = data.draw(st.integers(0, 2**bits - 1))
+    # Prefixes of one address and its neighbours nest, which random ones would not.
+    near = st.integers(0, bits - 1).map(lambda bit: base ^ (1 << bit)) | st.just(base)
+    lengths = st.integers(0, bits)
+    pairs = data.draw(st.lists(st.tuples(near, lengths), max_size=30))
+    rows = {
+        (address >> (bits - n) << (bits - n)).to_bytes(address_size, "big") + bytes([n])
+        for address, n in pairs
+    }
+    ordered = sorted(rows) if data.draw(st.integers(0, 9)) else list(rows)
+    addresses = b"".join(a.to_bytes(address_size, "big") for a in data.draw(st.lists(near, max_size=10)))
+
+    by_c = outcome(native.longest_prefix, b"".join(ordered), addresses, address_size)
+
+    assert by_c == outcome(pure.longest_prefix, b"".join(ordered), addresses, address_size)
+
+
+@given(st.binary(max_size=100), st.binary(max_size=64), st.integers(0, 20))
+def test_longest_prefix_on_any_bytes(prefixes: bytes, addresses: bytes, address_size: int) -> None:
+    by_c = outcome(native.longest_prefix, prefixes, addresses, address_size)
+
+    assert by_c == outcome(pure.longest_prefix, prefixes, addresses, address_size)
