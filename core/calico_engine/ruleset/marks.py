@@ -1,0 +1,55 @@
+"""Which bits of the packet mark mean what.
+
+Pure. Bits are taken from the mask, lowest first, as Felix takes them. Source: felix/dataplane/driver.go,
+felix/markbits; layout v2 as the articles print it (Calico 2.1).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from calico_engine.errors import ConfigError
+from calico_engine.settings import FelixSettings, Layout
+
+_DEFAULT_MASK_V2 = 0xFF000000
+_DEFAULT_MASK_V3 = 0xFFFF0000
+
+
+class Marks(msgspec.Struct, frozen=True, gc=False):
+    """One bit each. `drop` is 0 in v2, which has no such bit. `cleared` is what the static chains reset."""
+
+    accept: int
+    pass_: int
+    drop: int
+    scratch0: int
+    scratch1: int
+    cleared: int
+
+    @property
+    def from_workload(self) -> int:
+        """The bit that raw's PREROUTING sets on packets of workloads; nothing reads it later."""
+        return self.scratch0
+
+
+def allocate_marks(settings: FelixSettings) -> Marks:
+    """Return this node's bits. v2 with v3's default mask gets v2's default.
+
+    Raises: ConfigError when the mask has too few bits.
+    """
+    mask = settings.iptables_mark_mask
+    v2 = settings.layout is Layout.V2
+    if v2 and mask == _DEFAULT_MASK_V3:
+        mask = _DEFAULT_MASK_V2
+    bits = [1 << shift for shift in range(32) if mask & (1 << shift)]
+    needed = 4 if v2 else 5
+    if len(bits) < needed:
+        raise ConfigError(
+            f"IptablesMarkMask {mask:#x} has {len(bits)} bits",
+            key="iptables_mark_mask",
+            hint=f"give it {needed} bits that nothing else on this machine uses",
+        )
+    if v2:
+        accept, pass_, scratch0, scratch1 = bits[:4]
+        return Marks(accept, pass_, 0, scratch0, scratch1, cleared=accept | pass_ | scratch0)
+    accept, pass_, drop, scratch0, scratch1 = bits[:5]
+    return Marks(accept, pass_, drop, scratch0, scratch1, cleared=accept | pass_ | scratch0 | scratch1)
