@@ -9,7 +9,9 @@ from calico_engine.ruleset.ir import ChainKey, Family, Rule
 from calico_engine.settings import FelixSettings
 
 
-def compile_nat_outgoing(settings: FelixSettings, family: Family, *, active: bool) -> dict[ChainKey, tuple[Rule, ...]]:
+def compile_nat_outgoing(
+    settings: FelixSettings, family: Family, *, active: bool
+) -> dict[ChainKey, tuple[Rule, ...]]:
     """Return cali-nat-outgoing; `active` when any pool of this family wants NAT."""
     raise NotImplementedError
 

@@ -258,6 +258,7 @@ Op = (
     | Dnat
     | Snat
     | NoTrack
+    | Continue
     | DispatchByInterface
 )
 

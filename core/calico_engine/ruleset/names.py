@@ -162,7 +162,9 @@ def temporary_set_name(number: int, family: Family) -> str:
 
 def owns_set(name: str) -> bool:
     """Tell whether a set of this name is ours, of any layout and family."""
-    return name.startswith(("cali4", "cali6", "felix-4", "felix-6", "felix-masq-ipam-pools", "felix-all-ipam-pools"))
+    return name.startswith(
+        ("cali4", "cali6", "felix-4", "felix-6", "felix-masq-ipam-pools", "felix-all-ipam-pools")
+    )
 
 
 def owns_chain(name: str) -> bool:
@@ -171,7 +173,11 @@ def owns_chain(name: str) -> bool:
 
 def is_interface_name(name: str) -> bool:
     """Tell whether a rule may match on this interface name; one that may not is treated as unknown, and dropped."""
-    return len(name) <= INTERFACE_NAME_MAX_CHARS and bool(_SAFE_INTERFACE.fullmatch(name)) and name not in (".", "..")
+    return (
+        len(name) <= INTERFACE_NAME_MAX_CHARS
+        and bool(_SAFE_INTERFACE.fullmatch(name))
+        and name not in (".", "..")
+    )
 
 
 def veth_name(namespace: str, pod: str, prefix: str = "cali") -> str:

@@ -130,7 +130,7 @@ class DesiredState:
             case _:
                 assert_never(message)
 
-    def _note_node_object(  # noqa: C901  one arm per message, nothing else
+    def _note_node_object(
         self,
         message: HostEndpointUpdate
         | HostEndpointRemove
