@@ -233,6 +233,10 @@ class NoTrack(_Node, frozen=True):
     pass
 
 
+class Continue(_Node, frozen=True):
+    """Do nothing and go on: the rule is there for its comment alone, to tell people what an empty chain is."""
+
+
 class DispatchByInterface(_Node, frozen=True):
     """Go to (or jump to) the chain of the packet's interface; falls through when none is listed.
 

@@ -180,7 +180,7 @@ def _addrtype_match(match: AddrTypeIs) -> str:
     return f"-m addrtype {_not(match.negate)}--{match.side}-type {match.type}{limit}"
 
 
-def _op(op: Op) -> str:
+def _op(op: Op) -> str:  # noqa: C901  one arm per operation, nothing else
     match op:
         case Accept():
             return "--jump ACCEPT"
