@@ -89,14 +89,17 @@ class ResourceError(CalicoEngineError):
 
 
 class ValidationError(ResourceError, ValueError):
-    """A field of a resource is not allowed: `key` names the resource, `path` the field, `reason` what is allowed."""
+    """A field of a resource is not allowed: `key` names the resource, `path` the field, `reason` what is allowed.
 
-    def __init__(self, key: str, path: str, reason: str) -> None:
+    `source` is where the resource was written, say a file; "" when nobody said.
+    """
+
+    def __init__(self, key: str, path: str, reason: str, *, source: str = "") -> None:
         self.key = key
         self.path = path
         self.reason = reason
-        where = f"{key}: {path}" if key and path else key or path
-        super().__init__(f"{where}: {reason}" if where else reason)
+        self.source = source
+        super().__init__(": ".join([part for part in (source, key, path, reason) if part]))
 
 
 class SelectorSyntaxError(ResourceError, ValueError):

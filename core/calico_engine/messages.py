@@ -16,6 +16,7 @@ import msgspec
 
 from calico_engine.model.endpoint import IPNAT
 from calico_engine.model.policy import Action
+from calico_engine.model.policy import PortRange as PortRange
 from calico_engine.model.resource import ResourceKey
 from calico_engine.settings import FelixSettings
 
@@ -45,13 +46,6 @@ class IPSetDelta(_Message, frozen=True):
 
 class IPSetRemove(_Message, frozen=True):
     set_id: str
-
-
-class PortRange(msgspec.Struct, frozen=True, order=True, gc=False):
-    """Ports first..last, both included."""
-
-    first: int
-    last: int
 
 
 class ActiveRule(_Message, frozen=True, omit_defaults=True):

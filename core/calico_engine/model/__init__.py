@@ -1,0 +1,116 @@
+"""Resources as users write them (projectcalico.org/v3), typed, immutable and validated.
+
+Pure. `load` reads manifests, `decode` single stored documents; both give resources in canonical form. Network sets,
+policies and endpoints refer to each other by labels and names only: nothing here looks at more than one resource.
+"""
+
+from calico_engine.model.bgp import BGPConfiguration, BGPFilter, BGPPeer
+from calico_engine.model.canonical import (
+    canonical_address,
+    canonical_network,
+    canonical_port,
+    canonical_protocol,
+    parse_as_number,
+    parse_port,
+    protocol_number,
+)
+from calico_engine.model.config import (
+    CalicoNodeStatus,
+    ClusterInformation,
+    FelixConfiguration,
+    KubeControllersConfiguration,
+)
+from calico_engine.model.endpoint import IPNAT, EndpointPort, HostEndpoint, WorkloadEndpoint
+from calico_engine.model.load import DEFAULT_LIMIT_BYTES, Document, decode, dump, encode, load, load_each
+from calico_engine.model.node import (
+    BlockAffinity,
+    EncapMode,
+    IPAMBlock,
+    IPAMConfiguration,
+    IPAMHandle,
+    IPPool,
+    IPReservation,
+    Node,
+)
+from calico_engine.model.normalise import normalise
+from calico_engine.model.policy import (
+    Action,
+    EntityRule,
+    GlobalNetworkPolicy,
+    GlobalNetworkSet,
+    ICMPFields,
+    NetworkPolicy,
+    NetworkSet,
+    PolicyType,
+    Port,
+    PortRange,
+    Profile,
+    Protocol,
+    Rule,
+    StagedGlobalNetworkPolicy,
+    StagedKubernetesNetworkPolicy,
+    StagedNetworkPolicy,
+    Tier,
+)
+from calico_engine.model.resource import API_VERSION, KINDS, Metadata, Resource, ResourceKey
+from calico_engine.model.validate import validate
+
+__all__ = [
+    "API_VERSION",
+    "DEFAULT_LIMIT_BYTES",
+    "IPNAT",
+    "KINDS",
+    "Action",
+    "BGPConfiguration",
+    "BGPFilter",
+    "BGPPeer",
+    "BlockAffinity",
+    "CalicoNodeStatus",
+    "ClusterInformation",
+    "Document",
+    "EncapMode",
+    "EndpointPort",
+    "EntityRule",
+    "FelixConfiguration",
+    "GlobalNetworkPolicy",
+    "GlobalNetworkSet",
+    "HostEndpoint",
+    "ICMPFields",
+    "IPAMBlock",
+    "IPAMConfiguration",
+    "IPAMHandle",
+    "IPPool",
+    "IPReservation",
+    "KubeControllersConfiguration",
+    "Metadata",
+    "NetworkPolicy",
+    "NetworkSet",
+    "Node",
+    "PolicyType",
+    "Port",
+    "PortRange",
+    "Profile",
+    "Protocol",
+    "Resource",
+    "ResourceKey",
+    "Rule",
+    "StagedGlobalNetworkPolicy",
+    "StagedKubernetesNetworkPolicy",
+    "StagedNetworkPolicy",
+    "Tier",
+    "WorkloadEndpoint",
+    "canonical_address",
+    "canonical_network",
+    "canonical_port",
+    "canonical_protocol",
+    "decode",
+    "dump",
+    "encode",
+    "load",
+    "load_each",
+    "normalise",
+    "parse_as_number",
+    "parse_port",
+    "protocol_number",
+    "validate",
+]

@@ -16,6 +16,13 @@ Protocol = int | str
 PROTOCOL_NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132, "udplite": 136}
 
 
+class PortRange(msgspec.Struct, frozen=True, order=True, gc=False):
+    """Ports first..last, both included."""
+
+    first: int
+    last: int
+
+
 class Action(StrEnum):
     ALLOW = "Allow"
     DENY = "Deny"
@@ -145,6 +152,21 @@ class StagedNetworkPolicy(Resource, frozen=True):
 @register_kind("stagedglobalnetworkpolicies")
 class StagedGlobalNetworkPolicy(Resource, frozen=True):
     spec: StagedGlobalNetworkPolicySpec = StagedGlobalNetworkPolicySpec()
+
+
+class StagedKubernetesNetworkPolicySpec(_Spec, frozen=True):
+    """A NetworkPolicy of Kubernetes under test: kept as written, evaluated by nobody here."""
+
+    staged_action: StagedAction = StagedAction.SET
+    pod_selector: dict[str, object] = {}
+    ingress: tuple[dict[str, object], ...] = ()
+    egress: tuple[dict[str, object], ...] = ()
+    policy_types: tuple[PolicyType, ...] = ()
+
+
+@register_kind("stagedkubernetesnetworkpolicies", namespaced=True)
+class StagedKubernetesNetworkPolicy(Resource, frozen=True):
+    spec: StagedKubernetesNetworkPolicySpec = StagedKubernetesNetworkPolicySpec()
 
 
 class TierSpec(_Spec, frozen=True):

@@ -70,6 +70,11 @@ class Resource(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename=camel
     kind: str = ""
     metadata: Metadata = Metadata()
 
+    def __post_init__(self) -> None:
+        # Code that builds a resource need not repeat its class's name; frozen forbids plain assignment.
+        if not self.kind:
+            msgspec.structs.force_setattr(self, "kind", self.KIND)
+
     @property
     def key(self) -> ResourceKey:
         return ResourceKey(self.KIND, self.metadata.namespace, self.metadata.name)
