@@ -100,7 +100,13 @@ class FelixSettings(msgspec.Struct, frozen=True, kw_only=True):
     device_route_protocol: int = 3
     device_route_source_address: str = ""
     remove_external_routes: bool = True
+    device_route_source_address_ipv6: str = ""
     ipv4_normal_route_priority: int = 1024
+    ipv6_normal_route_priority: int = 1024
+    ip_forwarding: str = "Enabled"
+    route_source: str = "CalicoIPAM"
+    netlink_timeout_s: float = 10.0
+    feature_detect_override: tuple[tuple[str, str], ...] = ()
 
     # Timers; 0 switches a timer off
     iptables_refresh_interval_s: float = 180.0
@@ -111,6 +117,8 @@ class FelixSettings(msgspec.Struct, frozen=True, kw_only=True):
     ipsets_refresh_interval_s: float = 90.0
     route_refresh_interval_s: float = 90.0
     interface_refresh_interval_s: float = 90.0
+
+    dataplane_watchdog_timeout_s: float = 90.0
 
     # Reports
     reporting_interval_s: float = 30.0
@@ -123,6 +131,7 @@ class FelixSettings(msgspec.Struct, frozen=True, kw_only=True):
     prometheus_metrics_enabled: bool = False
     prometheus_metrics_host: str = ""
     prometheus_metrics_port: int = 9091
+    prometheus_process_metrics_enabled: bool = True
     log_severity_screen: str = "Info"
     log_severity_file: str = "Info"
     log_file_path: str = "/var/log/calico/felix.log"
