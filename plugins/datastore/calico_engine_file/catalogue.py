@@ -1,0 +1,280 @@
+"""What the manifests say, kept file by file, so that one changed file is read alone.
+
+Every method may block on the disk; the caller runs them in a thread, under `lock`. A file that cannot be read, or an
+item of it that is not valid, keeps the last good version of its resources for as long as this object lives.
+
+Where two places hold the same key, the first wins: files in the order of their paths, then the order in the file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from calico_engine.errors import UnavailableError
+from calico_engine.model import Resource, ResourceKey
+from calico_engine_file.manifest import Entry, ManifestError, parse_manifest
+from calico_engine_file.scanning import (
+    RefusedError,
+    Signature,
+    find_manifests,
+    is_visible,
+    read_manifest,
+    read_signature,
+)
+
+#: A file changed this shortly before it was read may change again without a new time stamp: the kernel's clock ticks.
+_TICK_NS = 20_000_000
+#: Of a file that could never be read.
+_NEVER = Signature(-1, 0, 0, 0)
+
+
+class FileState(msgspec.Struct):
+    """One file as last read. `entries` may hold last good versions from earlier reads."""
+
+    signature: Signature
+    read_ns: int
+    entries: tuple[Entry, ...] = ()
+    broken: bool = False
+
+    @property
+    def may_have_changed(self) -> bool:
+        return self.signature.newest_ns + _TICK_NS > self.read_ns
+
+
+class Held(msgspec.Struct, frozen=True):
+    """What the directory says of one key: the winning entry and its file."""
+
+    path: str
+    entry: Entry
+
+
+Listener = Callable[[set[ResourceKey]], None]
+
+
+class Catalogue:
+    """All resources below a directory. `report(subject, text)` takes problems; an empty text says it is over."""
+
+    def __init__(self, root: Path, limit_bytes: int, report: Callable[[str, str], None]) -> None:
+        self.root = root
+        self.lock = threading.RLock()
+        self.listeners: list[Listener] = []
+        self.loaded = False
+        self._limit_bytes = limit_bytes
+        self._report = report
+        self._files: dict[str, FileState] = {}
+        self._paths: dict[ResourceKey, list[str]] = {}
+        self._problems: dict[str, str] = {}
+        self._scan_problems: set[str] = set()
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is wrong now: path, or path and place -> text."""
+        return dict(self._problems)
+
+    def sorted_keys(self) -> list[ResourceKey]:
+        return sorted(self._paths)
+
+    def held(self, key: ResourceKey) -> Held | None:
+        """Return the winning entry of a key, None when no file holds it."""
+        for path in self._paths.get(key, ()):
+            for entry in self._files[path].entries:
+                if entry.key == key:
+                    return Held(path, entry)
+        return None
+
+    def resource(self, key: ResourceKey) -> Resource | None:
+        held = self.held(key)
+        return held.entry.resource if held else None
+
+    def paths(self, key: ResourceKey) -> list[str]:
+        """Return every file that holds the key, the winner first."""
+        return list(self._paths.get(key, ()))
+
+    def signature(self, path: str) -> Signature | None:
+        state = self._files.get(path)
+        return state.signature if state else None
+
+    def is_broken(self, path: str) -> bool:
+        state = self._files.get(path)
+        return state is not None and state.broken
+
+    def scan(self) -> tuple[list[str], list[str]]:
+        """Look at the whole tree; return the files to read (in path order) and the ones that are gone.
+
+        Raises: UnavailableError when the directory is not there.
+        """
+        try:
+            found = find_manifests(self.root)
+        except OSError as error:
+            raise UnavailableError(
+                f"{self.root}: the manifests cannot be listed: {error.strerror}"
+            ) from error
+        for subject in self._scan_problems - found.problems.keys():
+            self._note(subject, "")
+        for subject, text in found.problems.items():
+            self._note(subject, text)
+        self._scan_problems = set(found.problems)
+        stale = [path for path, signature in found.files.items() if self._is_stale(path, signature)]
+        unreadable = tuple(found.unreadable)
+        gone = [
+            path
+            for path in self._files
+            if path not in found.files and not (unreadable and path.startswith(unreadable))
+        ]
+        return stale, gone
+
+    def _is_stale(self, path: str, signature: Signature) -> bool:
+        state = self._files.get(path)
+        return state is None or state.signature != signature or state.may_have_changed
+
+    def refresh(self, paths: Iterable[str]) -> None:
+        """Bring these files up to date and tell the listeners which keys may say something else now."""
+        changed: set[ResourceKey] = set()
+        for path in paths:
+            self._refresh_file(path, changed)
+        if changed:
+            for listener in self.listeners:
+                listener(changed)
+
+    def refresh_all(self) -> None:
+        """Bring everything up to date. Raises: UnavailableError."""
+        stale, gone = self.scan()
+        self.refresh([*stale, *gone])
+        self.loaded = True
+
+    def refresh_key(self, key: ResourceKey) -> None:
+        """Bring up to date what is known to hold the key; all, when nothing is known to."""
+        if not self.loaded or key not in self._paths:
+            self.refresh_all()
+        else:
+            self.refresh(self.paths(key))
+
+    def _refresh_file(self, path: str, changed: set[ResourceKey]) -> None:
+        before = self._files.get(path)
+        try:
+            signature = read_signature(self.root, path) if is_visible(path) else None
+            if signature is None:
+                self._forget(path, changed)
+                return
+            if before and before.signature == signature and not before.may_have_changed:
+                return
+            read_ns = time.time_ns()
+            data, signature = read_manifest(self.root, path, self._limit_bytes)
+        except FileNotFoundError:
+            self._forget(path, changed)
+            return
+        except RefusedError as error:
+            self._keep(path, before, str(error), None if before else FileState(_NEVER, 0))
+            return
+        self._take(path, data, FileState(signature, read_ns), before, changed)
+
+    def _take(
+        self, path: str, data: bytes, state: FileState, before: FileState | None, changed: set[ResourceKey]
+    ) -> None:
+        """Enter a file's new content."""
+        entries_before = before.entries if before else ()
+        if not data.strip() and entries_before:
+            self._keep(
+                path,
+                before,
+                f"{path}: empty: its resources stay as they were; to remove them delete it",
+                state,
+            )
+            return
+        try:
+            entries = parse_manifest(path, data)
+        except ManifestError as error:
+            self._keep(path, before, f"{error}; its resources stay as they were", state)
+            return
+        self._note(path, "")
+        state.entries = self._with_last_good(path, entries, entries_before)
+        self._files[path] = state
+        old = {entry.key: entry for entry in reversed(entries_before) if entry.key}
+        new = {entry.key: entry for entry in reversed(state.entries) if entry.key}
+        for key in old.keys() | new.keys():
+            if key not in old:
+                self._enter(key, path)
+            elif key not in new:
+                self._leave(key, path)
+            elif old[key].revision == new[key].revision and old[key].error == new[key].error:
+                continue
+            changed.add(key)
+
+    def _with_last_good(
+        self, path: str, entries: tuple[Entry, ...], before: tuple[Entry, ...]
+    ) -> tuple[Entry, ...]:
+        """Return the entries with the last good version in the place of each that is not valid; report those."""
+        good = {entry.key: entry for entry in before if entry.key and entry.resource}
+        problems: list[str] = []
+        kept: list[Entry] = []
+        nameless = False
+        seen: set[ResourceKey] = set()
+        for entry in entries:
+            if entry.resource is None:
+                last = good.get(entry.key) if entry.key else None
+                problems.append(f"{entry.error}" + ("; the last good version stays" if last else ""))
+                nameless = nameless or entry.key is None
+                if last is not None:
+                    entry = msgspec.structs.replace(entry, resource=last.resource)
+            if entry.key is not None:
+                if entry.key in seen:
+                    problems.append(f"{entry.key} is there twice: the first counts")
+                seen.add(entry.key)
+            kept.append(entry)
+        if nameless:
+            # One item is not known by name any more: whichever is missing may be the one that it was.
+            kept.extend(entry for key, entry in good.items() if key not in seen)
+        self._note(f"{path}#", f"{path}: {'; '.join(problems[:10])}" if problems else "")
+        return tuple(kept)
+
+    def _keep(self, path: str, before: FileState | None, text: str, state: FileState | None = None) -> None:
+        """Let a file that cannot be read say what it said before."""
+        self._note(path, text)
+        if state is None:
+            return
+        state.entries = before.entries if before else ()
+        state.broken = True
+        self._files[path] = state
+
+    def _forget(self, path: str, changed: set[ResourceKey]) -> None:
+        self._note(path, "")
+        self._note(f"{path}#", "")
+        state = self._files.pop(path, None)
+        for key in {entry.key for entry in state.entries if entry.key} if state else ():
+            self._leave(key, path)
+            changed.add(key)
+
+    def _enter(self, key: ResourceKey, path: str) -> None:
+        paths = self._paths.setdefault(key, [])
+        paths.append(path)
+        if len(paths) > 1:
+            paths.sort()
+            self._note_rivals(key, paths)
+
+    def _leave(self, key: ResourceKey, path: str) -> None:
+        paths = self._paths[key]
+        paths.remove(path)
+        if not paths:
+            del self._paths[key]
+        self._note_rivals(key, paths)
+
+    def _note_rivals(self, key: ResourceKey, paths: list[str]) -> None:
+        """Report a key that several files hold, but not while a file is being renamed."""
+        there = [path for path in paths if os.path.lexists(self.root / path)] if len(paths) > 1 else []
+        text = f"{key} is in {' and in '.join(there)}: {there[0]} counts" if len(there) > 1 else ""
+        self._note(f"={key}", text)
+
+    def _note(self, subject: str, text: str) -> None:
+        if self._problems.get(subject, "") == text:
+            return
+        if text:
+            self._problems[subject] = text
+        else:
+            del self._problems[subject]
+        self._report(subject, text)
