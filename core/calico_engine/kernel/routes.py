@@ -1,0 +1,419 @@
+"""Reconcile the routes of one routing table, and touch nobody else's.
+
+What is ours is said by the owner's `owns` rule (route protocol, interface, shape), from the kernel's own words, so that
+it holds after a restart without memory. A desired route whose key (destination and priority) is taken by a route that
+is not ours is left undone and reported; a route whose interface is missing or down waits for the interface.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from calico_engine.errors import KernelError
+from calico_engine.kernel.netlink import (
+    RT_SCOPE_LINK,
+    RT_SCOPE_UNIVERSE,
+    Group,
+    Netlink,
+    NetlinkEvent,
+    NetlinkListener,
+    RawRoute,
+    RouteEvent,
+)
+from calico_engine.messages import InterfaceRemove, InterfaceUpdate
+from calico_engine.plugin.protocols import Change
+from calico_engine.reconcile import DeltaTracker
+
+log = logging.getLogger(__name__)
+
+MAIN_TABLE = 254
+#: What the kernel gives an IPv6 route that is added without a metric.
+IPV6_DEFAULT_PRIORITY = 1024
+
+#: The interface went, or went down, since we last heard of it: its next event brings us back.
+_WAITS = frozenset({errno.ENODEV, errno.ENETDOWN, errno.ENXIO})
+#: The route makes no sense to the kernel as things are (no way to the gateway, no such source address).
+_REFUSED = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL})
+_ALREADY_GONE = frozenset({errno.ESRCH, errno.ENODEV, errno.ENXIO, errno.ENOENT})
+
+
+class RouteType(StrEnum):
+    UNICAST = "unicast"
+    LOCAL = "local"
+    BROADCAST = "broadcast"
+    ANYCAST = "anycast"
+    MULTICAST = "multicast"
+    BLACKHOLE = "blackhole"
+    UNREACHABLE = "unreachable"
+    PROHIBIT = "prohibit"
+    OTHER = "other"
+
+
+_KINDS: dict[RouteType, int] = {
+    kind: number for number, kind in enumerate(RouteType, start=1) if kind is not RouteType.OTHER
+}
+_KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
+
+
+class RouteKey(NamedTuple):
+    """What makes two routes the same place in a table."""
+
+    version: int
+    dst: str
+    priority: int
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A route by interface name, in the kernel's normal form: make it with `make_route`."""
+
+    dst: str
+    protocol: int
+    kind: RouteType = RouteType.UNICAST
+    interface: str = ""
+    gateway: str = ""
+    link_scope: bool = False
+    priority: int = 0
+    src: str = ""
+    onlink: bool = False
+    paths: int = 1
+
+    @property
+    def version(self) -> int:
+        return 6 if ":" in self.dst else 4
+
+    @property
+    def key(self) -> RouteKey:
+        return RouteKey(self.version, self.dst, self.priority)
+
+
+def make_route(
+    dst: str,
+    protocol: int,
+    *,
+    kind: RouteType = RouteType.UNICAST,
+    interface: str = "",
+    gateway: str = "",
+    priority: int = 0,
+    src: str = "",
+    onlink: bool = False,
+) -> Route:
+    """Return the route as the kernel would read it back. Raises: ValueError for a bad destination."""
+    network = ipaddress.ip_network(dst, strict=False)
+    v6 = network.version == 6
+    return Route(
+        dst=str(network),
+        protocol=protocol,
+        kind=kind,
+        interface=interface,
+        gateway=gateway,
+        # IPv6 routes have no scope.
+        link_scope=not v6 and kind is RouteType.UNICAST and not gateway,
+        priority=priority or (IPV6_DEFAULT_PRIORITY if v6 else 0),
+        src=src,
+        onlink=onlink,
+    )
+
+
+def route_text(route: Route) -> str:
+    """Return the route as `ip route` prints it."""
+    words = [] if route.kind is RouteType.UNICAST else [route.kind.value]
+    words.append(route.dst)
+    for word, value in (("via", route.gateway), ("dev", route.interface)):
+        if value:
+            words += [word, value]
+    words += ["proto", str(route.protocol)]
+    if route.link_scope:
+        words += ["scope", "link"]
+    if route.src:
+        words += ["src", route.src]
+    if route.priority:
+        words += ["metric", str(route.priority)]
+    if route.onlink:
+        words.append("onlink")
+    return " ".join(words)
+
+
+class RouteTable:
+    """Keeps our part of one routing table, both families, equal to what is desired.
+
+    Kernel work happens in `apply` (adds and changes), `prune` (removals) and `plan` (reads) alone. Interfaces come
+    through `note_interface`. While it is open it hears of route changes: a loss is noted and `on_drift` called.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        owns: Callable[[Route], bool],
+        *,
+        families: Sequence[int] = (4, 6),
+        table: int = MAIN_TABLE,
+        on_drift: Callable[[str], None] = lambda _reason: None,
+    ) -> None:
+        self._name = name
+        self._owns = owns
+        self._families = tuple(families)
+        self._table = table
+        self._on_drift = on_drift
+        self._netlink = Netlink()
+        self._listener = NetlinkListener(Group.ROUTE, self._on_events)
+        self._tracker: DeltaTracker[RouteKey, Route] = DeltaTracker()
+        self._foreign: dict[RouteKey, Route] = {}
+        self._doubles: list[Route] = []
+        self._interfaces: dict[str, InterfaceUpdate] = {}
+        self._indexes: dict[str, int] = {}
+        self._stale = True
+        self._refused: dict[RouteKey, str] = {}
+        self._lost: set[RouteKey] = set()
+
+    @property
+    def desired(self) -> Mapping[RouteKey, Route]:
+        return self._tracker.desired
+
+    @property
+    def actual(self) -> Mapping[RouteKey, Route]:
+        """Our routes in the kernel, as last read or written."""
+        return self._tracker.actual
+
+    @property
+    def refused(self) -> Mapping[RouteKey, str]:
+        """Desired routes that the kernel or a foreign route does not let in, with the reason."""
+        return self._refused
+
+    @property
+    def in_sync(self) -> bool:
+        return not self._stale and self._tracker.in_sync and not self._doubles
+
+    def set_desired(self, route: Route) -> None:
+        if route.version in self._families:
+            self._tracker.set_desired(route.key, route)
+
+    def delete_desired(self, key: RouteKey) -> None:
+        self._tracker.delete_desired(key)
+        self._refused.pop(key, None)
+        self._lost.discard(key)
+
+    def note_interface(self, message: InterfaceUpdate | InterfaceRemove) -> None:
+        """Take an interface's new state: its routes went with an old index, or with going down."""
+        before = self._interfaces.pop(message.name, None)
+        if isinstance(message, InterfaceUpdate):
+            self._interfaces[message.name] = message
+            if before is not None and before.up and message.up and before.index == message.index:
+                return
+        # The kernel says nothing when it drops IPv4 routes with their interface.
+        for key in [key for key, route in self._tracker.actual.items() if route.interface == message.name]:
+            self._tracker.forget(key)
+
+    def invalidate(self) -> None:
+        self._stale = True
+
+    async def apply(self) -> list[Change]:
+        """Add and change. Returns what was written. Raises: KernelError, after trying every route."""
+        self._listener.open()
+        if self._stale:
+            await self.read_back()
+        self._refused.clear()
+        done: list[Change] = []
+        errors: list[KernelError] = []
+        for route, before in self._writable():
+            try:
+                if await self._write(route, before):
+                    done.append(
+                        Change(
+                            action="+" if before is None else "~", where=self._name, text=route_text(route)
+                        )
+                    )
+            except KernelError as error:
+                errors.append(error)
+        if errors:
+            self._stale = True
+            raise errors[0]
+        return done
+
+    async def prune(self, keep: Callable[[Route], bool] = lambda _route: False) -> list[Change]:
+        """Remove ours that are not desired, but for those to `keep` for now. Raises: KernelError."""
+        if self._stale:
+            await self.read_back()
+        done: list[Change] = []
+        errors: list[KernelError] = []
+        for route in self._removable():
+            if keep(route):
+                continue
+            try:
+                await self._remove(route)
+                done.append(Change(action="-", where=self._name, text=route_text(route)))
+            except KernelError as error:
+                errors.append(error)
+        if errors:
+            self._stale = True
+            raise errors[0]
+        return done
+
+    async def plan(self) -> list[Change]:
+        """Read the kernel back and say what apply and prune would do."""
+        await self.read_back()
+        changes = [
+            Change(action="+" if before is None else "~", where=self._name, text=route_text(route))
+            for route, before in self._writable()
+        ]
+        changes += [
+            Change(action="-", where=self._name, text=route_text(route)) for route in self._removable()
+        ]
+        return changes
+
+    async def cleanup(self) -> int:
+        """Remove all that is ours. Returns a count."""
+        self._tracker.replace_desired({})
+        self._stale = True
+        return len(await self.prune())
+
+    async def close(self) -> None:
+        self._listener.close()
+        await self._netlink.close()
+
+    async def read_back(self) -> None:
+        """Read the table from the kernel. Raises: KernelError."""
+        names = {link.index: link.name for link in await self._netlink.links()}
+        self._indexes = {name: index for index, name in names.items()}
+        ours: dict[RouteKey, Route] = {}
+        self._foreign, self._doubles = {}, []
+        self._stale = False
+        for family in self._families:
+            for raw in await self._netlink.routes(family, self._table):
+                route = _from_kernel(raw, names)
+                if not self._owns(route):
+                    self._foreign.setdefault(route.key, route)
+                    continue
+                other = ours.get(route.key)
+                if other is None:
+                    ours[route.key] = route
+                elif self._tracker.desired.get(route.key) == route:
+                    ours[route.key] = route
+                    self._doubles.append(other)
+                else:
+                    self._doubles.append(route)
+        self._tracker.replace_actual(ours)
+
+    def _writable(self) -> Iterator[tuple[Route, Route | None]]:
+        """Yield (desired, actual or None) for every difference whose interface is there and up."""
+        delta = self._tracker.pending()
+        for _, route in delta.add:
+            if self._is_ready(route):
+                yield route, None
+        for _, before, route in delta.change:
+            if self._is_ready(route):
+                yield route, before
+
+    def _removable(self) -> list[Route]:
+        return [route for _, route in self._tracker.pending().delete] + list(self._doubles)
+
+    def _is_ready(self, route: Route) -> bool:
+        if not route.interface:
+            return True
+        interface = self._interfaces.get(route.interface)
+        return interface is not None and interface.up
+
+    async def _write(self, route: Route, before: Route | None) -> bool:
+        """Return whether it was written; a refusal is noted, not raised. Raises: KernelError."""
+        key = route.key
+        if before is None and key in self._foreign:
+            self._refused[key] = f"not ours is in its place: {route_text(self._foreign[key])}"
+            return False
+        try:
+            await self._netlink.change_route("add" if before is None else "replace", self._to_kernel(route))
+        except KernelError as error:
+            if error.errno in _WAITS:
+                log.debug("route waits for its interface: %s", route_text(route))
+                return False
+            if error.errno in _REFUSED:
+                self._refused[key] = error.reason
+                return False
+            raise
+        self._tracker.set_actual(key, route)
+        if key in self._lost:
+            self._lost.discard(key)
+            log.warning("route was removed by somebody else; put back: %s", route_text(route))
+        return True
+
+    async def _remove(self, route: Route) -> None:
+        try:
+            await self._netlink.change_route("del", self._to_kernel(route))
+        except KernelError as error:
+            if error.errno not in _ALREADY_GONE:
+                raise
+        if route in self._doubles:
+            self._doubles.remove(route)
+        elif self._tracker.actual.get(route.key) == route:
+            self._tracker.forget(route.key)
+
+    def _to_kernel(self, route: Route) -> RawRoute:
+        interface = self._interfaces.get(route.interface)
+        scope = RT_SCOPE_LINK if route.link_scope else RT_SCOPE_UNIVERSE
+        return RawRoute(
+            dst=route.dst,
+            table=self._table,
+            protocol=route.protocol,
+            scope=scope,
+            kind=_KINDS[route.kind],
+            oif=interface.index if interface else self._indexes.get(route.interface, 0),
+            gateway=route.gateway,
+            priority=route.priority,
+            src=route.src,
+            onlink=route.onlink,
+        )
+
+    def _on_events(self, events: Sequence[NetlinkEvent] | None) -> None:
+        if events is None:
+            self._stale = True
+            self._on_drift(f"{self._name}: route notifications overran us")
+            return
+        names = {interface.index: interface.name for interface in self._interfaces.values()}
+        heard = [
+            event for event in events if isinstance(event, RouteEvent) and event.route.table == self._table
+        ]
+        reasons = [self._note(_from_kernel(event.route, names), gone=event.gone) for event in heard]
+        for reason in filter(None, reasons):
+            self._on_drift(reason)
+            return
+
+    def _note(self, route: Route, *, gone: bool) -> str:
+        """Take one route's news; return why an apply is needed, "" when it is not.
+
+        Our own writes come back here too: they are what is desired, or the end of what is not.
+        """
+        key = route.key
+        wanted = self._tracker.desired.get(key)
+        if gone:
+            if wanted is None or self._tracker.actual.get(key) != route:
+                return ""
+            self._tracker.forget(key)
+            self._lost.add(key)
+            return f"route gone: {route_text(route)}"
+        if route == wanted or (wanted is None and not self._owns(route)):
+            return ""
+        if self._tracker.actual.get(key) == route:
+            return ""
+        self._stale = True
+        return f"route changed: {route_text(route)}"
+
+
+def _from_kernel(raw: RawRoute, names: Mapping[int, str]) -> Route:
+    dst = raw.dst
+    return Route(
+        dst=dst,
+        protocol=raw.protocol,
+        kind=_KINDS_BACK.get(raw.kind, RouteType.OTHER),
+        interface=names.get(raw.oif, f"if{raw.oif}") if raw.oif else "",
+        gateway=raw.gateway,
+        link_scope=raw.scope == RT_SCOPE_LINK,
+        priority=raw.priority,
+        src=raw.src,
+        onlink=raw.onlink,
+        paths=raw.paths,
+    )
