@@ -67,6 +67,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--update-golden: golden files are reviewed like code, not written in CI")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what lives in tests/kernel, so that no test programs a kernel in the run without root."""
+    for item in items:
+        if item.path.is_relative_to(TESTS / "kernel") and item.get_closest_marker("kernel") is None:
+            item.add_marker(pytest.mark.kernel)
+
+
 @cache
 def kernel_has(feature: str) -> bool:
     """Probe a feature in a network namespace of its own; needs root."""
