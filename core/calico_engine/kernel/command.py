@@ -1,0 +1,91 @@
+"""Run a program with text on its standard input and a limit of time.
+
+The only way this project starts programs from asyncio: argv lists, never a shell; the environment is inherited but
+for what a caller sets; a cancelled caller leaves no child behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from calico_engine.errors import KernelError, KernelUnsupportedError
+
+DEFAULT_TIMEOUT_S = 60.0
+
+
+class CommandResult(msgspec.Struct, frozen=True):
+    """How a program ended: its exit code and what it wrote."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode("utf-8", "replace")
+
+
+async def try_command(
+    argv: Sequence[str],
+    *,
+    stdin: bytes = b"",
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    env: Mapping[str, str] | None = None,
+    on_start: Callable[[int], None] | None = None,
+) -> CommandResult:
+    """Run a program to its end, whatever its exit code.
+
+    `env` is added to our own environment. `on_start` gets the process id before any input is written.
+    Raises: KernelUnsupportedError when there is no such program, KernelError after `timeout_s`.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **env} if env else None,
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        raise KernelUnsupportedError(
+            argv[0], hint=f"install it or put it on PATH ({error.strerror})"
+        ) from error
+    if on_start is not None:
+        on_start(process.pid)
+    try:
+        async with asyncio.timeout(timeout_s):
+            stdout, stderr = await process.communicate(stdin)
+    except TimeoutError as error:
+        raise KernelError(" ".join(argv), f"no end after {timeout_s:g} s; it was killed") from error
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return CommandResult(tuple(argv), process.returncode, stdout, stderr.decode("utf-8", "replace"))
+
+
+async def run_command(
+    argv: Sequence[str],
+    *,
+    stdin: bytes = b"",
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    env: Mapping[str, str] | None = None,
+    on_start: Callable[[int], None] | None = None,
+) -> CommandResult:
+    """Run a program that must succeed.
+
+    Raises: KernelError with the exit code and the program's last words when the exit code is not 0, and as
+    try_command.
+    """
+    result = await try_command(argv, stdin=stdin, timeout_s=timeout_s, env=env, on_start=on_start)
+    if result.returncode != 0:
+        raise KernelError(" ".join(argv), f"exit code {result.returncode}", stderr=result.stderr)
+    return result

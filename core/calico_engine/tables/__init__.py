@@ -1,0 +1,1 @@
+"""What all table dataplanes share: incremental compiling, tracking, applying; a backend adds only its spelling."""

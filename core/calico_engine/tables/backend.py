@@ -1,0 +1,130 @@
+"""What a table tool adds to the table dataplane: how it reads, spells and writes chains of one address family.
+
+Everything else (which chains exist, which are dirty, when to read back) is TableDataplane's and the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from calico_engine.errors import KernelError
+from calico_engine.ruleset.ir import ChainKey, Family, Rule
+from calico_engine.settings import FelixSettings
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tool can express; the lowering passes cut the ruleset to it."""
+
+    chain_name_chars: int = 28
+    multiport_slots: int = 15
+    has_verdict_maps: bool = False
+
+
+class HookRule(msgspec.Struct, frozen=True, gc=False):
+    """A rule in a chain that is not ours. `hash` is "" for somebody else's, whose `text` is not kept."""
+
+    hash: str
+    text: str = ""
+
+
+class ActualTables(msgspec.Struct, frozen=True, kw_only=True):
+    """What the kernel holds, as far as it concerns us.
+
+    `chains`: our chains, each with the hash of every rule ("" for a rule that carries none).
+    `hooks`: the other chains that any rule of ours is in or belongs into.
+    """
+
+    chains: Mapping[ChainKey, tuple[str, ...]] = {}
+    hooks: Mapping[ChainKey, tuple[HookRule, ...]] = {}
+
+
+class ChainWrite(msgspec.Struct, frozen=True, gc=False):
+    """Make the chain be exactly these rules; `hashes` are one a rule."""
+
+    key: ChainKey
+    rules: tuple[Rule, ...]
+    hashes: tuple[str, ...]
+
+
+class HookWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """In a chain that is not ours: delete the rules of ours with these texts, then place ours afresh.
+
+    `placed` goes to the top, or to the end when the chain insert mode says so; `appended` always to the end.
+    """
+
+    key: ChainKey
+    removed: tuple[str, ...] = ()
+    placed: tuple[Rule, ...] = ()
+    placed_hashes: tuple[str, ...] = ()
+    appended: tuple[Rule, ...] = ()
+    appended_hashes: tuple[str, ...] = ()
+
+
+class TableDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """One transaction: chains first, then the hooks that lead to them, then deletions of chains nothing leads to."""
+
+    chains: tuple[ChainWrite, ...] = ()
+    hooks: tuple[HookWrite, ...] = ()
+    deletions: tuple[ChainKey, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.chains or self.hooks or self.deletions)
+
+    @property
+    def writes(self) -> int:
+        return len(self.chains) + len(self.hooks) + len(self.deletions)
+
+
+class TableBackend(Protocol):
+    """One table tool for one address family."""
+
+    family: Family
+    limits: Limits
+
+    def configure(self, settings: FelixSettings, /) -> None:
+        """Take over changed settings."""
+        ...
+
+    def hash_rules(self, chain: str, rules: Sequence[Rule], /) -> tuple[str, ...]:
+        """Return the hash by which the kernel's copy of each rule will be known. Pure.
+
+        A rule's hash covers its chain's name, its place and all rules before it.
+        """
+        ...
+
+    def render(self, delta: TableDelta, /) -> bytes:
+        """Return the transaction that makes the changes. Pure."""
+        ...
+
+    def render_save(self, desired: TableDelta, /) -> str:
+        """Return a desired state (all chains and hooks of it) in the tool's save format. Pure."""
+        ...
+
+    def hook_texts(self, write: HookWrite, /) -> tuple[str, ...]:
+        """Return texts by which the rules placed and then those appended can be deleted later. Pure."""
+        ...
+
+    def blame(self, error: KernelError, /) -> ChainKey | None:
+        """Return the chain whose line made a commit fail, when the error tells. Pure."""
+        ...
+
+    async def read_back(self) -> ActualTables:
+        """Read the kernel's tables. Raises: KernelError."""
+        ...
+
+    async def commit(self, transaction: bytes, /) -> None:
+        """Write a transaction. Per table it happens whole or not at all. Raises: KernelError."""
+        ...
+
+    def watch(self, changed: Callable[[str], None], /) -> None:
+        """Call `changed(reason)` when somebody else changes what is ours, where the kernel tells such things."""
+        ...
+
+    async def clean(self) -> int:
+        """Remove everything of ours from the kernel, also what older versions left. Returns how many objects."""
+        ...
+
+    def close(self) -> None: ...

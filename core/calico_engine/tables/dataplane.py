@@ -1,0 +1,257 @@
+"""The Dataplane protocol for everything that programs chains: when to compile, read back, write and retry.
+
+What a tool spells and how it talks to the kernel is in its TableBackend, one a family. Nothing is written before the
+first batch with in_sync. One transaction a family and apply carries all chains that differ; chains nothing leads to go
+in prune. The kernel is read back at first, after a failure, when told of a foreign change, and by timers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from calico_engine.errors import KernelError
+from calico_engine.messages import Batch
+from calico_engine.plugin.protocols import ApplyResult, Change, Notification, PluginContext
+from calico_engine.ruleset.state import DesiredState
+from calico_engine.tables.backend import TableBackend, TableDelta
+from calico_engine.tables.family import FamilyTables
+from calico_engine.tables.status import endpoint_status, table_errors
+from calico_engine.tables.timers import ResyncTimer
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 4
+_BACKOFF_S = 0.02
+_MAX_QUARANTINED_PER_APPLY = 50
+_SLICE_S = 0.01
+_STUBBORN_RETRY_S = 30.0
+
+
+class TableDataplane:
+    """Enforces policy by chains and rules, in both families alike."""
+
+    def __init__(
+        self,
+        context: PluginContext,
+        backends: Sequence[TableBackend],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._context = context
+        self._clock = clock
+        self._state = DesiredState(context.settings)
+        self._families = [FamilyTables(self._state, backend) for backend in backends]
+        self._timers = {
+            family.backend.family: ResyncTimer(clock, context.settings) for family in self._families
+        }
+        self._watching = False
+        self._known_errors: dict[str, str] = {}
+        self._stubborn_until_s = 0.0
+
+    # Desired state
+
+    def on_batch(self, batch: Batch, /) -> None:
+        touched = self._state.apply(batch)
+        for family in self._families:
+            if touched.settings:
+                family.backend.configure(self._state.settings)
+                self._timers[family.backend.family].configure(self._state.settings)
+            family.compiler.touch(touched)
+
+    def invalidate(self, reason: str, /) -> None:
+        log.debug("tables to be read back: %s", reason)
+        for timer in self._timers.values():
+            timer.expire()
+
+    async def _compile(self) -> None:
+        """Compile what is dirty, in slices that leave the event loop room."""
+        for family in self._families:
+            until_s = time.perf_counter() + _SLICE_S
+            while family.compiler.compile_next():
+                if time.perf_counter() > until_s:
+                    await asyncio.sleep(0)
+                    until_s = time.perf_counter() + _SLICE_S
+            family.settle()
+
+    def _compile_now(self) -> None:
+        for family in self._families:
+            family.compiler.compile_all()
+            family.settle()
+
+    # Writing
+
+    async def apply(self) -> ApplyResult:
+        if not self._state.in_sync:
+            return ApplyResult(plugin=self._context.name)
+        self._watch()
+        await self._compile()
+        writes = 0
+        changes: list[Change] = []
+        for family in self._families:
+            delta = await self._apply_family(family)
+            writes += delta.writes
+            changes += family.changes(delta)
+        self._report_errors()
+        return ApplyResult(
+            plugin=self._context.name,
+            writes=writes,
+            changes=tuple(changes),
+            endpoint_status=endpoint_status(self._state, self._families),
+            resync_after_s=self._resync_after_s(),
+        )
+
+    async def _apply_family(self, family: FamilyTables) -> TableDelta:
+        """Write what differs; return what was written. Raises: KernelError after several attempts."""
+        timer = self._timers[family.backend.family]
+        failures = 0
+        quarantined = 0
+        while True:
+            if timer.is_due():
+                await self._read_back(family, timer)
+            delta = family.updates()
+            if not delta:
+                return delta
+            try:
+                await self._commit(family, delta)
+            except KernelError as error:
+                timer.expire()
+                timer.is_trusted = False
+                failures += 1
+                culprit = family.backend.blame(error) if failures > 1 else None
+                log.warning(
+                    "tables of ipv%s not written, attempt %d: %s", family.backend.family, failures, error
+                )
+                if (
+                    culprit is not None
+                    and culprit not in family.quarantined
+                    and any(write.key == culprit for write in delta.chains)
+                    and quarantined < _MAX_QUARANTINED_PER_APPLY
+                ):
+                    # One chain that the kernel does not take must not keep all others from being written.
+                    family.quarantine(culprit, str(error))
+                    quarantined += 1
+                    failures = 1
+                elif failures >= _ATTEMPTS or not error.retryable:
+                    raise
+                await asyncio.sleep(_BACKOFF_S * 2**failures)
+            else:
+                timer.note_write()
+                return delta
+
+    async def _commit(self, family: FamilyTables, delta: TableDelta) -> None:
+        transaction = await asyncio.to_thread(family.backend.render, delta)
+        await family.backend.commit(transaction)
+        family.note_committed(delta)
+        log.info(
+            "tables written: ipv%s chains=%d hooks=%d deletions=%d bytes=%d",
+            family.backend.family,
+            len(delta.chains),
+            len(delta.hooks),
+            len(delta.deletions),
+            len(transaction),
+        )
+
+    async def _read_back(self, family: FamilyTables, timer: ResyncTimer) -> None:
+        timer.note_read()
+        try:
+            actual = await family.backend.read_back()
+        except BaseException:
+            timer.expire()
+            raise
+        drifted = family.take_actual(actual)
+        if drifted and timer.is_trusted:
+            shown = ", ".join(drifted[:5]) + (f" and {len(drifted) - 5} more" if len(drifted) > 5 else "")
+            log.warning("somebody else changed our chains, repairing: ipv%s %s", family.backend.family, shown)
+            self._context.notify(
+                Notification(
+                    plugin=self._context.name,
+                    kind="drift",
+                    message=f"ipv{family.backend.family}: somebody else changed {shown}; repaired",
+                )
+            )
+        timer.is_trusted = True
+        family.release_quarantined()
+
+    async def prune(self) -> ApplyResult:
+        writes = 0
+        changes: list[Change] = []
+        if not self._state.in_sync or self._clock() < self._stubborn_until_s:
+            return ApplyResult(plugin=self._context.name)
+        for family in reversed(self._families):
+            delta = family.deletions()
+            if not delta:
+                continue
+            try:
+                await self._commit(family, delta)
+            except KernelError as error:
+                self._stubborn_until_s = self._clock() + _STUBBORN_RETRY_S
+                self._timers[family.backend.family].expire()
+                message = f"chains nothing of ours leads to were not deleted, will retry: {error}"
+                log.warning("%s", message)
+                self._context.notify(Notification(plugin=self._context.name, kind="warning", message=message))
+            else:
+                self._timers[family.backend.family].note_write()
+                writes += delta.writes
+                changes += family.changes(delta)
+        return ApplyResult(
+            plugin=self._context.name,
+            writes=writes,
+            changes=tuple(changes),
+            resync_after_s=self._resync_after_s(),
+        )
+
+    def _resync_after_s(self) -> float | None:
+        due = [timer.due_in_s() for timer in self._timers.values()]
+        known = [seconds for seconds in due if seconds is not None]
+        return min(known) if known else None
+
+    # Watching
+
+    def _watch(self) -> None:
+        if self._watching:
+            return
+        self._watching = True
+        for family in self._families:
+            timer = self._timers[family.backend.family]
+
+            def changed(reason: str, timer: ResyncTimer = timer) -> None:
+                timer.note_foreign_change()
+                self._context.request_apply(reason)
+
+            family.backend.watch(changed)
+
+    def _report_errors(self) -> None:
+        """Tell each new thing that is closed because it cannot be programmed, and each that is well again."""
+        errors = table_errors(self._families)
+        for name, reason in errors.items():
+            if self._known_errors.get(name) != reason:
+                message = f"{name}: {reason}"
+                log.error("closed: %s", message)
+                self._context.notify(Notification(plugin=self._context.name, kind="warning", message=message))
+        for name in self._known_errors.keys() - errors.keys():
+            log.info("no longer closed: %s", name)
+        self._known_errors = errors
+
+    # For people
+
+    async def plan(self) -> Sequence[Change]:
+        self._compile_now()
+        changes: list[Change] = []
+        for family in self._families:
+            changes += family.plan(await family.backend.read_back())
+        return changes
+
+    def render(self) -> str:
+        self._compile_now()
+        return "".join(family.backend.render_save(family.everything()) for family in self._families)
+
+    async def cleanup(self) -> int:
+        self.invalidate("cleaned up")
+        return sum([await family.backend.clean() for family in self._families])
+
+    async def close(self) -> None:
+        for family in self._families:
+            family.backend.close()

@@ -1,0 +1,288 @@
+"""One family's tables: what they should hold, what the kernel was seen to hold, and the transaction between the two.
+
+Pure but for the backend's read_back and commit, which the caller awaits. A chain that no hook leads to is not
+programmed; one that is led to and does not exist is stood in for by a chain that lets nothing through.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from calico_engine.plugin.protocols import Change
+from calico_engine.reconcile import DeltaTracker
+from calico_engine.ruleset.ir import ChainKey, Drop, Layer, Origin, Rule
+from calico_engine.ruleset.references import referenced_chains, stub_rules
+from calico_engine.ruleset.state import DesiredState
+from calico_engine.settings import ChainInsertMode
+from calico_engine.tables.backend import (
+    ActualTables,
+    ChainWrite,
+    HookRule,
+    HookWrite,
+    TableBackend,
+    TableDelta,
+)
+from calico_engine.tables.compiler import RulesetCompiler
+
+log = logging.getLogger(__name__)
+
+Hashes = tuple[str, ...]
+#: Rules and hashes of what we place and what we append in one chain of the kernel's.
+HookWanted = tuple[tuple[Rule, ...], Hashes, tuple[Rule, ...], Hashes]
+_NO_HOOK: HookWanted = ((), (), (), ())
+
+
+class FamilyTables:
+    """Desired and actual chains and hooks of one family. `quarantined` holds, by chain, why the kernel refused it."""
+
+    def __init__(self, state: DesiredState, backend: TableBackend) -> None:
+        self.backend = backend
+        self.compiler = RulesetCompiler(state, backend.family)
+        self.quarantined: dict[ChainKey, str] = {}
+        self._state = state
+        self._rules: dict[ChainKey, tuple[Rule, ...]] = {}
+        self._targets: dict[ChainKey, frozenset[ChainKey]] = {}
+        self._tracker: DeltaTracker[ChainKey, Hashes] = DeltaTracker()
+        self._hooks: dict[ChainKey, HookWanted] = {}
+        self._actual_hooks: dict[ChainKey, tuple[HookRule, ...]] = {}
+        self._static: object = None
+
+    @property
+    def rule_count(self) -> int:
+        return sum(len(hashes) for hashes in self._tracker.desired.values())
+
+    @property
+    def chain_count(self) -> int:
+        return len(self._tracker.desired)
+
+    # Desired state
+
+    def settle(self) -> None:
+        """Take over what the compiler made: work out which chains exist, and their hashes."""
+        changed = self.compiler.take_changed()
+        for key in changed & self.quarantined.keys():
+            del self.quarantined[key]
+        moved = self._settle_hooks()
+        for key in changed:
+            moved |= self._retarget(key)
+        if moved:
+            self._settle_reachable(changed)
+        else:
+            for key in changed:
+                if key in self._rules:
+                    self._want(key)
+
+    def _settle_hooks(self) -> bool:
+        """Work out what belongs into the kernel's chains; return whether that changed."""
+        static = self.compiler.static
+        if static is self._static:
+            return False
+        self._static = static
+        self._hooks = {}
+        for layer, hook in static.hooks.keys() | static.appends.keys():
+            placed = tuple(static.hooks.get((layer, hook), ()))
+            appended = tuple(static.appends.get((layer, hook), ()))
+            # Appended rules may be the same as placed ones, so their hashes start from another name.
+            self._hooks[ChainKey(layer, hook.value)] = (
+                placed,
+                self.backend.hash_rules(hook.value, placed),
+                appended,
+                self.backend.hash_rules(f"{hook.value}*appends*", appended),
+            )
+        return True
+
+    def _retarget(self, key: ChainKey) -> bool:
+        """Note where a changed chain leads; return whether that changed what is reachable."""
+        rules = self.compiler.chains.get(key)
+        targets = None if rules is None else _targets(key.layer, rules)
+        before = self._targets.get(key)
+        if targets is None:
+            self._targets.pop(key, None)
+        else:
+            self._targets[key] = targets
+        return targets != before
+
+    def _settle_reachable(self, changed: Iterable[ChainKey]) -> None:
+        roots = [
+            target
+            for key, (placed, _, appended, _) in self._hooks.items()
+            for target in _targets(key.layer, (*placed, *appended))
+        ]
+        reached: set[ChainKey] = set()
+        todo = roots
+        while todo:
+            key = todo.pop()
+            if key not in reached:
+                reached.add(key)
+                todo.extend(self._targets.get(key, ()))
+        for key in [key for key in self._rules if key not in reached]:
+            del self._rules[key]
+            self._tracker.delete_desired(key)
+            self.quarantined.pop(key, None)
+        changed = set(changed)
+        for key in reached:
+            if key not in self._rules or key in changed:
+                self._want(key)
+
+    def _want(self, key: ChainKey) -> None:
+        rules = self.compiler.chains.get(key)
+        if key in self.quarantined:
+            rules = closed_rules(key, "refused by the kernel")
+        elif rules is None:
+            rules = stub_rules(key)
+        self._rules[key] = rules
+        self._tracker.set_desired(key, self.backend.hash_rules(key.name, rules))
+
+    def quarantine(self, key: ChainKey, reason: str) -> None:
+        """Put a closed chain in the place of one that the kernel does not take, until it changes."""
+        self.quarantined[key] = reason
+        self._want(key)
+
+    def release_quarantined(self) -> None:
+        """Have the next transaction try again what the kernel refused."""
+        released, self.quarantined = self.quarantined, {}
+        for key in released:
+            self._want(key)
+
+    # Actual state
+
+    def take_actual(self, actual: ActualTables) -> tuple[str, ...]:
+        """Note what a read-back found; return what somebody else changed since we last wrote or read."""
+        before = dict(self._tracker.actual)
+        drifted = [
+            f"{key.layer}/{key.name}"
+            for key in before.keys() | actual.chains.keys()
+            if before.get(key) != actual.chains.get(key)
+        ]
+        hooks = dict(actual.hooks)
+        drifted += [
+            f"{key.layer}/{key.name}"
+            for key in self._actual_hooks.keys() | hooks.keys()
+            if not self._same_hook(key, self._actual_hooks.get(key, ()), hooks.get(key, ()))
+        ]
+        self._tracker.replace_actual(actual.chains)
+        self._actual_hooks = hooks
+        return tuple(sorted(drifted))
+
+    def _same_hook(self, key: ChainKey, before: tuple[HookRule, ...], now: tuple[HookRule, ...]) -> bool:
+        """Tell whether a chain of the kernel's holds our rules as before; others' rules may come and go."""
+        if [rule.hash for rule in before if rule.hash] == [rule.hash for rule in now if rule.hash]:
+            return self._hook_in_order(key, before) == self._hook_in_order(key, now)
+        return False
+
+    def _hook_in_order(self, key: ChainKey, actual: tuple[HookRule, ...]) -> bool:
+        _, placed, _, appended = self._hooks.get(key, _NO_HOOK)
+        foreign = ("",) * sum(not rule.hash for rule in actual)
+        if self._state.settings.chain_insert_mode is ChainInsertMode.APPEND:
+            expected = (*foreign, *placed, *appended)
+        else:
+            expected = (*placed, *foreign, *appended)
+        return expected == tuple(rule.hash for rule in actual)
+
+    # The difference
+
+    def updates(self) -> TableDelta:
+        """Return what has to be written so that everything wanted is there; deletes no chain."""
+        pending = self._tracker.pending()
+        keys = [key for key, _ in pending.add] + [key for key, _, _ in pending.change]
+        desired = self._tracker.desired
+        return TableDelta(
+            chains=tuple(ChainWrite(key, self._rules[key], desired[key]) for key in keys),
+            hooks=tuple(self._hook_writes()),
+        )
+
+    def deletions(self) -> TableDelta:
+        """Return the chains of ours that nothing leads to any more."""
+        return TableDelta(deletions=tuple(key for key, _ in self._tracker.pending().delete))
+
+    def _hook_writes(self) -> Iterable[HookWrite]:
+        for key in sorted(self._hooks.keys() | self._actual_hooks.keys()):
+            actual = self._actual_hooks.get(key, ())
+            if self._hook_in_order(key, actual):
+                continue
+            placed, placed_hashes, appended, appended_hashes = self._hooks.get(key, _NO_HOOK)
+            yield HookWrite(
+                key=key,
+                removed=tuple(rule.text for rule in actual if rule.hash),
+                placed=placed,
+                placed_hashes=placed_hashes,
+                appended=appended,
+                appended_hashes=appended_hashes,
+            )
+
+    def note_committed(self, delta: TableDelta) -> None:
+        """Note that a transaction made from this state has happened."""
+        for write in delta.chains:
+            self._tracker.set_actual(write.key, write.hashes)
+        for hook in delta.hooks:
+            self._actual_hooks[hook.key] = self._hook_after(hook)
+        for key in delta.deletions:
+            self._tracker.forget(key)
+
+    def _hook_after(self, write: HookWrite) -> tuple[HookRule, ...]:
+        texts = self.backend.hook_texts(write)
+        placed = tuple(map(HookRule, write.placed_hashes, texts[: len(write.placed)]))
+        appended = tuple(map(HookRule, write.appended_hashes, texts[len(write.placed) :]))
+        foreign = tuple(rule for rule in self._actual_hooks.get(write.key, ()) if not rule.hash)
+        if self._state.settings.chain_insert_mode is ChainInsertMode.APPEND:
+            return (*foreign, *placed, *appended)
+        return (*placed, *foreign, *appended)
+
+    def everything(self) -> TableDelta:
+        """Return the whole desired state, for printing."""
+        desired = self._tracker.desired
+        return TableDelta(
+            chains=tuple(ChainWrite(key, self._rules[key], desired[key]) for key in sorted(desired)),
+            hooks=tuple(
+                HookWrite(
+                    key=key, placed=hook[0], placed_hashes=hook[1], appended=hook[2], appended_hashes=hook[3]
+                )
+                for key, hook in sorted(self._hooks.items())
+            ),
+        )
+
+    def changes(self, delta: TableDelta) -> list[Change]:
+        """Say a transaction in lines for people."""
+        version = f"ipv{self.backend.family}"
+        actual = self._tracker.actual
+        lines = [
+            Change(
+                "~" if write.key in actual else "+",
+                f"{version} {write.key.layer}/{write.key.name}",
+                f"{len(write.rules)} rules",
+            )
+            for write in delta.chains
+        ]
+        lines += [
+            Change("~", f"{version} {hook.key.layer}/{hook.key.name}", "our rules put in their place")
+            for hook in delta.hooks
+        ]
+        lines += [
+            Change("-", f"{version} {key.layer}/{key.name}", "chain nothing leads to")
+            for key in delta.deletions
+        ]
+        return lines
+
+    def plan(self, actual: ActualTables) -> list[Change]:
+        """Say what would change a kernel with these tables; keeps nothing of it."""
+        kept_tracker, kept_hooks = self._tracker, self._actual_hooks
+        self._tracker = DeltaTracker()
+        self._tracker.replace_desired(kept_tracker.desired)
+        self._tracker.replace_actual(actual.chains)
+        self._actual_hooks = dict(actual.hooks)
+        try:
+            return self.changes(self.updates()) + self.changes(self.deletions())
+        finally:
+            self._tracker, self._actual_hooks = kept_tracker, kept_hooks
+
+
+def closed_rules(key: ChainKey, reason: str) -> tuple[Rule, ...]:
+    """Return what a chain holds that must let nothing through. The nat layer may not drop: there it is empty."""
+    if key.layer is Layer.NAT:
+        return ()
+    return (Rule((), Drop(), (reason,), Origin(note=reason)),)
+
+
+def _targets(layer: Layer, rules: Iterable[Rule]) -> frozenset[ChainKey]:
+    return frozenset(ChainKey(layer, name) for name in referenced_chains(rules))
