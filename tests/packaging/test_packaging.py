@@ -130,6 +130,16 @@ print(asyncio.run(dataplane.apply()).plugin, dataplane.render().strip())
     assert run_python(clean_python, code, tmp_path) == "hello {}"
 
 
+def test_profile_of_the_third_party_plugin_is_found_by_name(clean_python: Path, tmp_path: Path) -> None:
+    code = """
+from calico_engine.engine.profile import load_profile
+profile = load_profile("hello")
+print(profile.source, *profile.dataplane)
+"""
+
+    assert run_python(clean_python, code, tmp_path) == "dataplane:hello of calico-engine-hello hello"
+
+
 def test_third_party_plugin_passes_its_own_tests(clean_python: Path, source: Path) -> None:
     example = source / "examples" / "calico-engine-hello"
 
