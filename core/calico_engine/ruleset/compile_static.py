@@ -1,28 +1,31 @@
-"""The chains that are there whatever the endpoints and policies are, and what we insert into the kernel's own."""
+"""The chains that are there whatever the endpoints and policies are, and what we insert into the kernel's own.
+
+Pure. The two layouts are in static_v2 and static_v3; this chooses.
+"""
 
 from __future__ import annotations
 
-import msgspec
+from calico_engine.ruleset.ir import Family
+from calico_engine.ruleset.static_common import StaticRules, Tunnels
+from calico_engine.ruleset.static_v2 import static_v2
+from calico_engine.ruleset.static_v3 import static_v3
+from calico_engine.settings import ChainInsertMode, FelixSettings, Layout
 
-from calico_engine.ruleset.ir import ChainKey, Family, Hook, Layer, Rule
-from calico_engine.settings import FelixSettings
+__all__ = ["StaticRules", "Tunnels", "compile_static"]
 
-
-class Tunnels(msgspec.Struct, frozen=True, gc=False):
-    """Which encapsulations this node uses, per family already decided."""
-
-    ipip: bool = False
-    vxlan: bool = False
+NO_TUNNELS = Tunnels()
 
 
-class StaticRules(msgspec.Struct, frozen=True):
-    """`hooks` are inserted into the kernel's chains, `appends` appended to them."""
+def compile_static(settings: FelixSettings, family: Family, tunnels: Tunnels = NO_TUNNELS) -> StaticRules:
+    """Return static chains and hooks of the settings' layout.
 
-    chains: dict[ChainKey, tuple[Rule, ...]]
-    hooks: dict[tuple[Layer, Hook], tuple[Rule, ...]]
-    appends: dict[tuple[Layer, Hook], tuple[Rule, ...]]
-
-
-def compile_static(settings: FelixSettings, family: Family, tunnels: Tunnels = Tunnels()) -> StaticRules:
-    """Return static chains and hooks of the settings' layout."""
-    raise NotImplementedError
+    With ChainInsertMode append all our rules go after those that are there, before the ones that must be last.
+    """
+    build = static_v2 if settings.layout is Layout.V2 else static_v3
+    static = build(settings, family, tunnels)
+    if settings.chain_insert_mode is ChainInsertMode.INSERT:
+        return static
+    appends = dict(static.hooks)
+    for hook, rules in static.appends.items():
+        appends[hook] = (*appends.get(hook, ()), *rules)
+    return StaticRules(static.chains, {}, appends)

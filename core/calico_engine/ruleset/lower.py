@@ -1,25 +1,66 @@
-"""What iptables cannot say in one rule, said in several: many nets, more than 15 ports, dispatch by interface."""
+"""What iptables cannot say in one rule, said in several: many nets, more than 15 ports, dispatch by interface.
+
+Pure. The verdict of a lowered ruleset is that of the ruleset it was made from (tests/property/ruleset).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from calico_engine.ruleset.ir import ChainKey, Family, Rule, Ruleset
+from calico_engine.ruleset.actions import Chains
+from calico_engine.ruleset.ir import (
+    ChainKey,
+    Family,
+    Hook,
+    Layer,
+    NetIn,
+    NetInAny,
+    PortIn,
+    PortOrNamedPort,
+    Rule,
+    Ruleset,
+)
+from calico_engine.ruleset.lower_blocks import RuleLowering
+from calico_engine.ruleset.lower_dispatch import lower_dispatch
+from calico_engine.ruleset.marks import allocate_marks
 from calico_engine.settings import FelixSettings
 
 
 def lower_rules(rules: Sequence[Rule], settings: FelixSettings, family: Family) -> tuple[Rule, ...]:
     """Rewrite one chain's rules to what iptables can express, but for DispatchByInterface."""
-    raise NotImplementedError
+    marks = allocate_marks(settings)
+    lowered: list[Rule] = []
+    for rule in rules:
+        if any(isinstance(match, NetIn | NetInAny | PortIn | PortOrNamedPort) for match in rule.matches):
+            lowered += RuleLowering(rule, marks).lower()
+        else:
+            lowered.append(rule)
+    return tuple(lowered)
 
 
 def lower_chains(
-    chains: dict[ChainKey, tuple[Rule, ...]], settings: FelixSettings, family: Family
-) -> dict[ChainKey, tuple[Rule, ...]]:
+    chains: Mapping[ChainKey, tuple[Rule, ...]], settings: FelixSettings, family: Family
+) -> Chains:
     """Rewrite chains to what iptables can express; a dispatch becomes a tree of chains."""
-    raise NotImplementedError
+    lowered: Chains = {}
+    for key, rules in chains.items():
+        for name, tree_rules in lower_dispatch(key, rules).items():
+            lowered[name] = lower_rules(tree_rules, settings, family)
+    return lowered
 
 
 def lower(ruleset: Ruleset, settings: FelixSettings) -> Ruleset:
     """Rewrite a whole ruleset to what iptables can express."""
-    raise NotImplementedError
+
+    def lower_hooks(
+        hooks: Mapping[tuple[Layer, Hook], tuple[Rule, ...]],
+    ) -> dict[tuple[Layer, Hook], tuple[Rule, ...]]:
+        return {hook: lower_rules(rules, settings, ruleset.family) for hook, rules in hooks.items()}
+
+    return Ruleset(
+        family=ruleset.family,
+        chains=lower_chains(ruleset.chains, settings, ruleset.family),
+        hooks=lower_hooks(ruleset.hooks),
+        appends=lower_hooks(ruleset.appends),
+        sets=ruleset.sets,
+    )

@@ -1,0 +1,214 @@
+"""The rules of one endpoint chain: conntrack, failsafes, tiers of policies, profiles, drop.
+
+Pure. Workload and host endpoints, in whichever table, differ in what a ChainShape says. A chain allows a packet by
+setting the accept bit and returning: further endpoints may still have a say. Source: felix/rules/endpoints.go; layout
+v2 as the articles print it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from itertools import groupby
+
+import msgspec
+
+from calico_engine.messages import ActivePolicyUpdate, PortRange, TierPolicies
+from calico_engine.model.policy import Action
+from calico_engine.model.resource import ResourceKey
+from calico_engine.ruleset import names
+from calico_engine.ruleset.actions import (
+    Chains,
+    bit_is_set,
+    bits_are_clear,
+    clear_bits,
+    deny,
+    deny_word,
+    set_bits,
+)
+from calico_engine.ruleset.compile_policy import INGRESS
+from calico_engine.ruleset.ir import (
+    Accept,
+    ChainKey,
+    CtState,
+    CtStateIn,
+    Jump,
+    Layer,
+    MarkIs,
+    NoTrack,
+    Op,
+    Origin,
+    PortIn,
+    ProtocolIs,
+    Return,
+    Rule,
+    Side,
+)
+from calico_engine.ruleset.marks import allocate_marks
+from calico_engine.settings import FelixSettings, Layout
+
+PROTOCOL_IPIP = 4
+PROTOCOL_UDP = 17
+
+#: A group's chain checks for a verdict once per so many policies.
+_RETURN_STRIDE = 5
+
+Policies = Mapping[ResourceKey, ActivePolicyUpdate]
+
+
+class ChainKind(StrEnum):
+    NORMAL = "normal"
+    UNTRACKED = "untracked"
+    PRE_DNAT = "pre-dnat"
+    FORWARD = "forward"
+
+
+class ChainShape(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes one endpoint chain differ from another. `allow` is the operation for established connections."""
+
+    owner: ResourceKey
+    name: str
+    layer: Layer
+    direction: str
+    kind: ChainKind = ChainKind.NORMAL
+    failsafe: str = ""
+    allow: Op = Accept()
+    guard_encap: bool = False
+
+
+class EndpointChain:
+    """Builds one chain. `groups` are the chains of policy groups that it jumps to, to be programmed with it."""
+
+    def __init__(self, shape: ChainShape, policies: Policies, settings: FelixSettings) -> None:
+        self._shape = shape
+        self._policies = policies
+        self._settings = settings
+        self._marks = allocate_marks(settings)
+        self._v2 = settings.layout is Layout.V2
+        self._rules: list[Rule] = []
+        self.groups: Chains = {}
+
+    def build(self, tiers: Sequence[TierPolicies], profiles: Sequence[str]) -> Chains:
+        """Return the chain and the chains of its policy groups."""
+        shape = self._shape
+        if not self._v2 and shape.kind is not ChainKind.UNTRACKED:
+            self._conntrack()
+        if shape.failsafe:
+            self._add(Jump(shape.failsafe))
+        accept_bits = self._marks.accept if self._v2 else self._marks.accept | self._marks.pass_
+        self._add(clear_bits(accept_bits))
+        if shape.guard_encap:
+            self._guard_encap()
+        for tier in tiers:
+            self._tier(tier)
+        if not tiers and shape.kind is ChainKind.FORWARD:
+            self._add(set_bits(self._marks.accept), comment="Allow forwarded traffic by default")
+            self._add(Return(), comment="Return for accepted forward traffic")
+        if shape.kind is ChainKind.NORMAL:
+            self._profiles(profiles)
+        return {ChainKey(shape.layer, shape.name): tuple(self._rules)} | self.groups
+
+    def _add(self, op: Op, *matches: MarkIs | CtStateIn | ProtocolIs | PortIn, comment: str = "") -> None:
+        origin = Origin(self._shape.owner, self._shape.direction)
+        self._rules.append(Rule(matches, op, (comment,) if comment else (), origin))
+
+    def _deny(self) -> Op:
+        return deny(self._settings, self._shape.layer)
+
+    def _deny_word(self) -> str:
+        return deny_word(self._settings, self._shape.layer)
+
+    def _conntrack(self) -> None:
+        """Let connections go on that policy once let begin."""
+        going_on = CtStateIn((CtState.RELATED, CtState.ESTABLISHED))
+        if not isinstance(self._shape.allow, Accept):
+            self._add(set_bits(self._marks.accept), going_on)
+        self._add(self._shape.allow, going_on)
+        if not self._settings.disable_conntrack_invalid_check:
+            self._add(self._deny(), CtStateIn((CtState.INVALID,)))
+
+    def _guard_encap(self) -> None:
+        """Keep workloads from wrapping packets themselves: inside a tunnel no egress policy would see them."""
+        word = self._deny_word()
+        if not self._settings.allow_vxlan_packets_from_workloads:
+            port = self._settings.vxlan_port
+            self._add(
+                self._deny(),
+                ProtocolIs(PROTOCOL_UDP),
+                PortIn(Side.DST, (PortRange(port, port),)),
+                comment=f"{word} VXLAN encapped packets originating in workloads",
+            )
+        if not self._settings.allow_ipip_packets_from_workloads:
+            self._add(
+                self._deny(),
+                ProtocolIs(PROTOCOL_IPIP),
+                comment=f"{word} IPinIP encapped packets originating in workloads",
+            )
+
+    def _tier(self, tier: TierPolicies) -> None:
+        keys = tier.ingress if self._shape.direction == INGRESS else tier.egress
+        if not keys:
+            return
+        marks = self._marks
+        passed_not = bits_are_clear(marks.pass_)
+        start = "Start of policies" if self._v2 else f"Start of tier {tier.tier}"
+        self._add(clear_bits(marks.pass_), comment=start)
+        for chain in self._policy_chains(keys):
+            self._add(Jump(chain), passed_not)
+            if self._shape.kind is ChainKind.UNTRACKED:
+                self._add(NoTrack(), bit_is_set(marks.accept))
+            self._add(Return(), bit_is_set(marks.accept), comment="Return if policy accepted")
+        if (
+            self._shape.kind not in (ChainKind.NORMAL, ChainKind.FORWARD)
+            or tier.default_action is Action.PASS
+        ):
+            return
+        end = f"{self._deny_word()} if no policies passed packet"
+        if not self._v2:
+            end = f"End of tier {tier.tier}. {end}"
+        self._add(self._deny(), passed_not, comment=end)
+
+    def _policy_chains(self, keys: Sequence[ResourceKey]) -> list[str]:
+        """Return the chains to jump to: consecutive policies of one selector share a chain with other endpoints."""
+        chains: list[str] = []
+        for selector, members in groupby(keys, key=self._selector):
+            group = list(members)
+            if selector is None or len(group) == 1:
+                chains += [self._policy_chain(key) for key in group]
+            else:
+                chains.append(self._group_chain(selector, group))
+        return chains
+
+    def _policy_chain(self, key: ResourceKey) -> str:
+        prefix = names.POLICY_INBOUND if self._shape.direction == INGRESS else names.POLICY_OUTBOUND
+        return names.policy_chain(prefix, key, self._settings.layout)
+
+    def _selector(self, key: ResourceKey) -> str | None:
+        """Return what policies are grouped by; None keeps a policy by itself. v2 knows no groups."""
+        policy = self._policies.get(key)
+        return None if policy is None or self._v2 else policy.selector
+
+    def _group_chain(self, selector: str, group: Sequence[ResourceKey]) -> str:
+        """Note the chain of a group and return its name. It returns with the accept or pass bit, or with neither."""
+        prefix = names.GROUP_INBOUND if self._shape.direction == INGRESS else names.GROUP_OUTBOUND
+        verdict = self._marks.accept | self._marks.pass_
+        rules: list[Rule] = []
+        for position, key in enumerate(group):
+            origin = Origin(key, self._shape.direction)
+            matches: tuple[MarkIs, ...] = (bits_are_clear(verdict),)
+            if position % _RETURN_STRIDE == 0:
+                matches = ()
+                if position:
+                    undecided = MarkIs(0, verdict, negate=True)
+                    rules.append(Rule((undecided,), Return(), ("Return on verdict",), origin))
+            rules.append(Rule(matches, Jump(self._policy_chain(key)), (), origin))
+        name = names.policy_group_chain(prefix, selector, group)
+        self.groups[ChainKey(self._shape.layer, name)] = tuple(rules)
+        return name
+
+    def _profiles(self, profiles: Sequence[str]) -> None:
+        prefix = names.PROFILE_INBOUND if self._shape.direction == INGRESS else names.PROFILE_OUTBOUND
+        for profile in profiles:
+            self._add(Jump(names.profile_chain(prefix, profile)))
+            self._add(Return(), bit_is_set(self._marks.accept), comment="Return if profile accepted")
+        self._add(self._deny(), comment=f"{self._deny_word()} if no profiles matched")

@@ -1,0 +1,124 @@
+"""Alternatives as blocks of rules that leave their result in mark bits.
+
+Pure. One iptables rule holds one source and one destination net, one multiport and no "or" at all. What does not fit
+becomes blocks before the rule, each a disjunction; a rule that needs them matches on the bit "all blocks passed".
+    first positive block   sets that bit itself in any of its rules
+    further ones           set a scratch bit; then: scratch clear -> clear "all passed"
+    negative blocks        a rule per net clears "all passed"
+Source: felix/rules/policy.go (matchBlockBuilder).
+"""
+
+from __future__ import annotations
+
+from calico_engine.messages import SetKind
+from calico_engine.ruleset.actions import bit_is_set, bits_are_clear, clear_bits, set_bits
+from calico_engine.ruleset.ir import (
+    Match,
+    NetIn,
+    NetInAny,
+    PortIn,
+    PortOrNamedPort,
+    ProtocolIs,
+    Rule,
+    SetLookup,
+    SetMark,
+    Side,
+)
+from calico_engine.ruleset.lower_ports import split_ports
+from calico_engine.ruleset.marks import Marks
+
+
+class RuleLowering:
+    """Rewrites one rule."""
+
+    def __init__(self, rule: Rule, marks: Marks) -> None:
+        self._rule = rule
+        self._all_passed = marks.scratch0
+        self._this_passed = marks.scratch1
+        self._rules: list[Rule] = []
+        self._first_positive = True
+        self._kept = list(rule.matches)
+
+    def lower(self) -> tuple[Rule, ...]:
+        """Return the blocks and, last, the rule itself. Order: ports, nets, negated nets, the source first each."""
+        for side in Side:
+            self._ports(side)
+        for side in Side:
+            self._nets(side)
+        for side in Side:
+            self._not_nets(side)
+        self._split_negated_ports()
+        if not self._rules:
+            return (Rule(tuple(self._kept), self._rule.op, self._rule.comments, self._rule.origin),)
+        final = Rule((*self._kept, bit_is_set(self._all_passed)), self._rule.op, (), self._rule.origin)
+        # A comment of the rule belongs where the rule begins.
+        first = self._rules[0]
+        begin = Rule(first.matches, first.op, self._rule.comments, first.origin)
+        return (begin, *self._rules[1:], final)
+
+    def _ports(self, side: Side) -> None:
+        for match in list(self._kept):
+            match match:
+                case PortIn(side=match_side, ports=ports, negate=False) if match_side is side:
+                    named: tuple[str, ...] = ()
+                case PortOrNamedPort(side=match_side, ports=ports, set_ids=named) if match_side is side:
+                    pass
+                case _:
+                    continue
+            groups = split_ports(ports)
+            if len(groups) + len(named) < 2:
+                continue
+            self._kept.remove(match)
+            protocol = [m for m in self._kept if isinstance(m, ProtocolIs) and not m.negate]
+            alternatives: list[tuple[Match, ...]] = [(*protocol, PortIn(side, group)) for group in groups]
+            alternatives += [(SetLookup(side, set_id, SetKind.IP_PORT),) for set_id in named]
+            self._positive_block(alternatives)
+
+    def _nets(self, side: Side) -> None:
+        for match in list(self._kept):
+            if isinstance(match, NetInAny) and match.side is side and not match.negate:
+                self._kept.remove(match)
+                self._positive_block([(NetIn(side, cidr),) for cidr in match.cidrs])
+
+    def _not_nets(self, side: Side) -> None:
+        """A negated net stays in the rule when it is the only net of its side."""
+        nets = [m for m in self._kept if isinstance(m, NetIn | NetInAny) and m.side is side]
+        total = sum(len(m.cidrs) if isinstance(m, NetInAny) else 1 for m in nets)
+        if total < 2:
+            return
+        for match in nets:
+            if match.negate:
+                self._kept.remove(match)
+                cidrs = match.cidrs if isinstance(match, NetInAny) else (match.cidr,)
+                self._begin(self._all_passed)
+                self._rules += [self._step(clear_bits(self._all_passed), NetIn(side, cidr)) for cidr in cidrs]
+
+    def _split_negated_ports(self) -> None:
+        """Several negated multiport matches in one rule exclude each of their ports, as one would."""
+        kept: list[Match] = []
+        for match in self._kept:
+            if isinstance(match, PortIn) and match.negate:
+                kept += [PortIn(match.side, group, negate=True) for group in split_ports(match.ports)]
+            elif isinstance(match, PortOrNamedPort):
+                # One term is left of it, else it would be a block.
+                kept += [PortIn(match.side, match.ports)] if match.ports else []
+                kept += [SetLookup(match.side, set_id, SetKind.IP_PORT) for set_id in match.set_ids]
+            else:
+                kept.append(match)
+        self._kept = kept
+
+    def _positive_block(self, alternatives: list[tuple[Match, ...]]) -> None:
+        self._begin(0)
+        bit = self._all_passed if self._first_positive else self._this_passed
+        self._rules += [self._step(set_bits(bit), *matches) for matches in alternatives]
+        if not self._first_positive:
+            self._rules.append(self._step(clear_bits(self._all_passed), bits_are_clear(self._this_passed)))
+        self._first_positive = False
+
+    def _begin(self, initial: int) -> None:
+        """Write the rule that both bits start from, once. Positive blocks come first: then the initial bit is 0."""
+        if not self._rules:
+            self._rules.append(self._step(SetMark(initial, self._all_passed | self._this_passed)))
+
+    def _step(self, op: SetMark, *matches: Match) -> Rule:
+        return Rule(matches, op, (), self._rule.origin)
