@@ -21,6 +21,7 @@ from calico_engine.model.canonical import (
     mask_network,
 )
 from calico_engine.model.endpoint import IPNAT, EndpointPort, HostEndpoint, WorkloadEndpoint
+from calico_engine.model.names import workload_endpoint_name
 from calico_engine.model.node import IPPool, IPReservation, Node
 from calico_engine.model.policy import (
     EntityRule,
@@ -40,7 +41,13 @@ T = TypeVar("T")
 
 
 def normalise(resource: Resource) -> Resource:
-    """Return the resource in canonical form; equal to what comes in when it is canonical already."""
+    """Return the resource in canonical form; equal to what comes in when it is canonical already.
+
+    A namespaced resource without a namespace goes to "default", a workload endpoint without a name gets the one its
+    identifiers give it.
+    """
+    if resource.NAMESPACED and not resource.metadata.namespace:
+        resource = _replace(resource, metadata=_replace(resource.metadata, namespace="default"))
     match resource:
         case WorkloadEndpoint():
             return _workload(resource)
@@ -131,6 +138,8 @@ def _nat(nat: IPNAT) -> IPNAT:
 
 def _workload(endpoint: WorkloadEndpoint) -> WorkloadEndpoint:
     spec = endpoint.spec
+    if not endpoint.metadata.name:
+        endpoint = _replace(endpoint, metadata=_replace(endpoint.metadata, name=workload_endpoint_name(spec)))
     return _replace(
         endpoint,
         spec=_replace(

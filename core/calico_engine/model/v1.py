@@ -35,6 +35,7 @@ from calico_engine.model.endpoint import (
     WorkloadEndpoint,
     WorkloadEndpointSpec,
 )
+from calico_engine.model.names import DNS_SUBDOMAIN, GLOBAL_POLICY_NAME, workload_endpoint_name
 from calico_engine.model.node import EncapMode, IPPool, IPPoolSpec, Node, NodeBGPSpec, NodeSpec, OrchRef
 from calico_engine.model.policy import (
     Action,
@@ -57,7 +58,6 @@ V = TypeVar("V")
 API_VERSION = "v1"
 CONVERTED_FROM = "projectcalico.org/converted-from"
 
-_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 _ACTIONS = {action.value.lower(): action for action in Action}
 _TYPES = {kind.value.lower(): kind for kind in PolicyType}
 _ENCAP_MODES = {"": EncapMode.ALWAYS, "always": EncapMode.ALWAYS, "cross-subnet": EncapMode.CROSS_SUBNET}
@@ -231,11 +231,11 @@ def explain_kind(kind: str, known: Sequence[str]) -> str:
     return f"unknown kind {shorten(kind)}; {hint}"
 
 
-def convert_name(name: str) -> str:
+def convert_name(name: str, allowed: re.Pattern[str] = DNS_SUBDOMAIN) -> str:
     """Return the v3 name of a v1 name: itself where v3 allows it, else cleaned and made unique by a hash."""
     if name.startswith("k8s_ns."):
         name = "kns." + name.removeprefix("k8s_ns.")
-    if not name or _NAME.fullmatch(name):
+    if not name or allowed.fullmatch(name):
         return name
     cleaned = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:200].strip("-")
     digest = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:8]
@@ -266,7 +266,7 @@ def _policy(document: Mapping[str, object]) -> Resource:
     v1 = convert(clean(document, shape_of(_Policy)), _Policy)
     types = tuple([_lookup(kind, _TYPES, f"spec.types[{index}]") for index, kind in enumerate(v1.spec.types)])
     return GlobalNetworkPolicy(
-        metadata=_metadata(convert_name(v1.metadata.name), v1.metadata),
+        metadata=_metadata(convert_name(v1.metadata.name, GLOBAL_POLICY_NAME), v1.metadata),
         spec=GlobalNetworkPolicySpec(
             order=v1.spec.order,
             ingress=_rules(v1.spec.ingress, "spec.ingress"),
@@ -305,28 +305,26 @@ def _workload(document: Mapping[str, object]) -> Resource:
     if metadata.orchestrator == "k8s":
         head, dot, tail = metadata.workload.partition(".")
         namespace, pod = (head, tail) if dot else ("default", head)
-    parts = (convert_name(metadata.node), metadata.orchestrator, pod or metadata.workload, metadata.name)
-    return WorkloadEndpoint(
-        metadata=msgspec.structs.replace(
-            _metadata(convert_name("-".join([part.replace("-", "--") for part in parts])), metadata),
-            namespace=convert_name(namespace),
-        ),
-        spec=WorkloadEndpointSpec(
-            orchestrator=metadata.orchestrator,
-            workload=metadata.workload,
-            node=convert_name(metadata.node),
-            container_id=metadata.active_instance_id,
-            pod=pod,
-            endpoint=metadata.name,
-            ip_networks=tuple([_masked(net) for net in spec.ip_networks]),
-            ip_nats=spec.ip_nats,
-            ipv4_gateway=spec.ipv4_gateway,
-            ipv6_gateway=spec.ipv6_gateway,
-            profiles=tuple([convert_name(name) for name in spec.profiles]),
-            interface_name=spec.interface_name,
-            mac=spec.mac,
-        ),
+    v3 = WorkloadEndpointSpec(
+        orchestrator=metadata.orchestrator,
+        workload=metadata.workload,
+        node=convert_name(metadata.node),
+        container_id=metadata.active_instance_id,
+        pod=pod,
+        endpoint=metadata.name,
+        ip_networks=tuple([_masked(net) for net in spec.ip_networks]),
+        ip_nats=spec.ip_nats,
+        ipv4_gateway=spec.ipv4_gateway,
+        ipv6_gateway=spec.ipv6_gateway,
+        profiles=tuple([convert_name(name) for name in spec.profiles]),
+        interface_name=spec.interface_name,
+        mac=spec.mac,
     )
+    # The old API put the container's id of a CNI endpoint into workload.
+    named = msgspec.structs.replace(v3, container_id=v3.container_id or v3.workload)
+    name = convert_name(workload_endpoint_name(named))
+    v3_metadata = msgspec.structs.replace(_metadata(name, metadata), namespace=convert_name(namespace))
+    return WorkloadEndpoint(metadata=v3_metadata, spec=v3)
 
 
 def _host(document: Mapping[str, object]) -> Resource:
