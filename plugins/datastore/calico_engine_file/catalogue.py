@@ -104,13 +104,15 @@ class Catalogue:
         state = self._files.get(path)
         return state is not None and state.broken
 
-    def scan(self) -> tuple[list[str], list[str]]:
+    def scan(self, *, only_new: bool = False) -> tuple[list[str], list[str]]:
         """Look at the whole tree; return the files to read (in path order) and the ones that are gone.
 
+        `only_new` takes known files as unchanged, which is quicker by far.
         Raises: UnavailableError when the directory is not there.
         """
+        known = {path: state.signature for path, state in self._files.items()} if only_new else {}
         try:
-            found = find_manifests(self.root)
+            found = find_manifests(self.root, known)
         except OSError as error:
             raise UnavailableError(
                 f"{self.root}: the manifests cannot be listed: {error.strerror}"
@@ -120,18 +122,22 @@ class Catalogue:
         for subject, text in found.problems.items():
             self._note(subject, text)
         self._scan_problems = set(found.problems)
-        stale = [path for path, signature in found.files.items() if self._is_stale(path, signature)]
         unreadable = tuple(found.unreadable)
         gone = [
             path
             for path in self._files
             if path not in found.files and not (unreadable and path.startswith(unreadable))
         ]
+        stale = [
+            path
+            for path, signature in found.files.items()
+            if not (path in known if only_new else self._is_fresh(path, signature))
+        ]
         return stale, gone
 
-    def _is_stale(self, path: str, signature: Signature) -> bool:
+    def _is_fresh(self, path: str, signature: Signature) -> bool:
         state = self._files.get(path)
-        return state is None or state.signature != signature or state.may_have_changed
+        return state is not None and state.signature == signature and not state.may_have_changed
 
     def refresh(self, paths: Iterable[str]) -> None:
         """Bring these files up to date and tell the listeners which keys may say something else now."""
@@ -149,11 +155,18 @@ class Catalogue:
         self.loaded = True
 
     def refresh_key(self, key: ResourceKey) -> None:
-        """Bring up to date what is known to hold the key; all, when nothing is known to."""
-        if not self.loaded or key not in self._paths:
+        """Bring up to date what holds the key.
+
+        A key nobody holds may be in a file that is new: programs write new keys to new files, and people's changes
+        of other files the watch will find.
+        """
+        if not self.loaded:
             self.refresh_all()
-        else:
+        elif key in self._paths:
             self.refresh(self.paths(key))
+        if key not in self._paths:
+            stale, gone = self.scan(only_new=True)
+            self.refresh([*stale, *gone])
 
     def _refresh_file(self, path: str, changed: set[ResourceKey]) -> None:
         before = self._files.get(path)

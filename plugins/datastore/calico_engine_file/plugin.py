@@ -192,7 +192,7 @@ class FileDatastore:
                 stale, gone = await self._locked(self._catalogue.scan)
                 await self._locked(partial(self._catalogue.refresh, stale))
                 for path in gone:
-                    agenda.note_vanished(path)
+                    agenda.note_missing(path)
                 look_at_all_s = time.monotonic() + interval_s
             while updates := watcher.take(_SLICE):
                 yield updates

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,18 +58,18 @@ def is_visible(path: str) -> bool:
     return not any(part.startswith(".") for part in path.split("/"))
 
 
-def find_manifests(root: Path) -> Found:
-    """Return every manifest below `root` with its signature.
+def find_manifests(root: Path, known: Mapping[str, Signature]) -> Found:
+    """Return every manifest below `root` with its signature; for those in `known` that one, without a look.
 
     Raises: OSError when `root` itself cannot be listed.
     """
     found = Found({}, {}, [])
-    _walk(os.path.realpath(root), "", found)
+    _walk(os.path.realpath(root), "", known, found)
     found.files = dict(sorted(found.files.items()))
     return found
 
 
-def _walk(root: str, below: str, found: Found) -> None:
+def _walk(root: str, below: str, known: Mapping[str, Signature], found: Found) -> None:
     folder = Path(root, below)
     try:
         with os.scandir(folder) as listing:
@@ -89,11 +89,11 @@ def _walk(root: str, below: str, found: Found) -> None:
         path = f"{below}/{entry.name}" if below else entry.name
         try:
             if entry.is_dir(follow_symlinks=False):
-                _walk(root, path, found)
+                _walk(root, path, known, found)
             elif entry.is_symlink() and entry.is_dir():
                 found.problems[path] = "a link to a directory is not followed: put the directory itself here"
             elif is_manifest(entry.name):
-                found.files[path] = Signature.of(entry.stat())
+                found.files[path] = known.get(path) or Signature.of(entry.stat())
         except FileNotFoundError:
             if entry.is_symlink():
                 found.problems[path] = "the link leads nowhere"

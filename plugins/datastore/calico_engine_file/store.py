@@ -13,8 +13,7 @@ from pathlib import Path
 import msgspec
 
 from calico_engine.errors import ConflictError, DatastoreError, NotFoundError, UnavailableError
-from calico_engine.model import Resource, ResourceKey, validate
-from calico_engine.model.normalise import normalise
+from calico_engine.model import Resource, ResourceKey, decode, encode
 from calico_engine.plugin.protocols import StatusReport
 from calico_engine_file.catalogue import Catalogue
 from calico_engine_file.config import FileConfig
@@ -56,9 +55,8 @@ class Store:
 
     def put(self, resource: Resource, expected: str | None) -> Resource:
         """Write a resource. Raises: ConflictError, ValidationError, EditError, UnavailableError."""
-        resource = normalise(resource)
-        validate(resource)
-        new = with_revision(resource)
+        # What comes back from the disk is canonical, and so must be what the revision is made of.
+        new = with_revision(decode(resource.KIND, encode(resource)))
         with exclusive(self.root, self._config.lock_timeout_s):
             self._check_revision(new.key, expected)
             path = self._write(new)

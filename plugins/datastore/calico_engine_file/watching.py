@@ -68,6 +68,13 @@ class Agenda:
     def note_vanished(self, path: str) -> None:
         self._note(path, self._config.vanished_ms)
 
+    def note_missing(self, path: str) -> None:
+        """As `note_vanished`, but by somebody who says so again and again."""
+        with self._lock:
+            if path in self._due_s:
+                return
+        self.note_vanished(path)
+
     def note_everything(self) -> None:
         """A directory came, went or moved: look at the whole tree."""
         with self._lock:
