@@ -23,6 +23,7 @@ _PORT_RANGE = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
 #: What a port's name may look like where a rule refers to it.
 _PORT_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?:([:-])[0-9a-fA-F]{2})(?:\1[0-9a-fA-F]{2}){4}")
+_PLAIN_MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
 
 _CACHED_NETWORKS = 65_536
 MAX_AS_NUMBER = 0xFFFFFFFF
@@ -60,6 +61,12 @@ def canonical_network(text: str) -> str:
     if plain is not None:
         return text if plain[1] else text + "/32"
     return str(parse_network(text))
+
+
+def is_plain_host(text: str) -> bool:
+    """Return whether a text is one IPv4 address in canonical form, mask included."""
+    plain = _PLAIN_IPV4.fullmatch(text)
+    return plain is not None and plain[1] is not None
 
 
 def mask_network(text: str) -> str:
@@ -187,6 +194,11 @@ def canonical_mac(text: str) -> str:
     if _MAC.fullmatch(text) is None:
         raise ValueError(f"{shorten(text)} is not a MAC address such as ee:ee:ee:ee:ee:ee")
     return text.lower().replace("-", ":")
+
+
+def is_plain_mac(text: str) -> bool:
+    """Return whether a text is a MAC address in canonical form."""
+    return _PLAIN_MAC.fullmatch(text) is not None
 
 
 def shorten(text: str) -> str:

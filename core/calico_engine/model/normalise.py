@@ -18,6 +18,8 @@ from calico_engine.model.canonical import (
     canonical_network,
     canonical_port,
     canonical_protocol,
+    is_plain_host,
+    is_plain_mac,
     mask_network,
 )
 from calico_engine.model.endpoint import IPNAT, EndpointPort, HostEndpoint, WorkloadEndpoint
@@ -138,6 +140,14 @@ def _nat(nat: IPNAT) -> IPNAT:
 
 def _workload(endpoint: WorkloadEndpoint) -> WorkloadEndpoint:
     spec = endpoint.spec
+    if (
+        endpoint.metadata.name
+        and (not spec.mac or is_plain_mac(spec.mac))
+        and not (spec.ports or spec.ip_nats or spec.allow_spoofed_source_prefixes)
+        and not (spec.ipv4_gateway or spec.ipv6_gateway)
+        and all([is_plain_host(network) for network in spec.ip_networks])
+    ):
+        return endpoint  # what most are, and there are many
     if not endpoint.metadata.name:
         endpoint = _replace(endpoint, metadata=_replace(endpoint.metadata, name=workload_endpoint_name(spec)))
     return _replace(

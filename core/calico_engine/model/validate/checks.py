@@ -48,8 +48,19 @@ def require(path: str, value: object) -> None:
         raise FieldError(path, "is required")
 
 
+@lru_cache(maxsize=_CACHED_LABELS)
+def _is_known_name(name: str) -> bool:
+    return len(name) <= MAX_SUBDOMAIN_CHARS and DNS_SUBDOMAIN.fullmatch(name) is not None
+
+
+def check_reference(path: str, name: str) -> None:
+    """Check the name of another resource. Few names are referred to by many resources, so they are remembered."""
+    if not _is_known_name(name):
+        check_name(path, name)
+
+
 def check_name(path: str, name: str) -> None:
-    """Check the name of a resource, or a reference to one."""
+    """Check the name of a resource."""
     if len(name) > MAX_SUBDOMAIN_CHARS:
         raise FieldError(path, f"{shorten(name)} is longer than {MAX_SUBDOMAIN_CHARS} characters")
     if DNS_SUBDOMAIN.fullmatch(name) is None:
@@ -62,7 +73,7 @@ def check_name(path: str, name: str) -> None:
 
 def check_names(path: str, names: Sequence[str]) -> None:
     for index, name in enumerate(names):
-        check_name(f"{path}[{index}]", name)
+        check_reference(f"{path}[{index}]", name)
 
 
 @lru_cache(maxsize=_CACHED_LABELS)

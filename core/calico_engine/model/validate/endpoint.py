@@ -12,6 +12,7 @@ from calico_engine.model import v1
 from calico_engine.model.canonical import (
     canonical_mac,
     ip_version,
+    is_plain_host,
     mask_network,
     parse_network,
     protocol_number,
@@ -23,7 +24,7 @@ from calico_engine.model.validate.checks import (
     check,
     check_address,
     check_interface,
-    check_name,
+    check_reference,
     check_names,
     check_network,
     check_range,
@@ -41,17 +42,16 @@ _PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[-a-z0-9]{0,13}[a-z0-9])
 def check_workload(endpoint: WorkloadEndpoint) -> None:
     spec = endpoint.spec
     from_v1 = v1.CONVERTED_FROM in endpoint.metadata.annotations
-    identifiers = {
-        "orchestrator": spec.orchestrator,
-        "workload": spec.workload,
-        "node": spec.node,
-        "pod": spec.pod,
-        "endpoint": spec.endpoint,
-        "serviceAccountName": spec.service_account_name,
-    }
-    for field, value in identifiers.items():
+    for field, value in (
+        ("spec.orchestrator", spec.orchestrator),
+        ("spec.workload", spec.workload),
+        ("spec.node", spec.node),
+        ("spec.pod", spec.pod),
+        ("spec.endpoint", spec.endpoint),
+        ("spec.serviceAccountName", spec.service_account_name),
+    ):
         if value and not (from_v1 and _V1_IDENTIFIER.fullmatch(value)):
-            check_name(f"spec.{field}", value)
+            check_reference(field, value)
     require("spec.node", spec.node)
     if spec.container_id and _CONTAINER_ID.fullmatch(spec.container_id) is None:
         raise FieldError("spec.containerID", f"{shorten(spec.container_id)} must be letters, digits and '-'")
@@ -70,10 +70,9 @@ def check_workload(endpoint: WorkloadEndpoint) -> None:
 def _check_workload_networks(endpoint: WorkloadEndpoint, *, from_v1: bool) -> None:
     spec = endpoint.spec
     for index, network in enumerate(spec.ip_networks):
-        path = f"spec.ipNetworks[{index}]"
-        if network.endswith("/32") and "." in network:
-            check_network(path, network)
+        if is_plain_host(network):
             continue
+        path = f"spec.ipNetworks[{index}]"
         check_network(path, network)
         if not from_v1 and not is_single_address(network):
             raise FieldError(
@@ -118,7 +117,7 @@ def _check_ports(ports: Sequence[EndpointPort], *, needs_name: bool) -> None:
 def check_host(endpoint: HostEndpoint) -> None:
     spec = endpoint.spec
     require("spec.node", spec.node)
-    check_name("spec.node", spec.node)
+    check_reference("spec.node", spec.node)
     if not spec.interface_name and not spec.expected_ips:
         raise FieldError(
             "spec.interfaceName", 'is required where expectedIPs is empty; "*" stands for all interfaces'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from calico_engine.model.canonical import shorten
 from calico_engine.model.names import DNS_LABEL, GLOBAL_POLICY_NAME, MAX_LABEL_CHARS, POLICY_NAME
@@ -26,6 +27,11 @@ from calico_engine.model.validate.checks import (
 _HANDLE = re.compile(r"[A-Za-z0-9_.:@-]{1,512}")
 
 
+@lru_cache(maxsize=4096)
+def _is_namespace(name: str) -> bool:
+    return len(name) <= MAX_LABEL_CHARS and DNS_LABEL.fullmatch(name) is not None
+
+
 def check_metadata(resource: Resource) -> None:
     metadata = resource.metadata
     require("metadata.name", metadata.name)
@@ -38,7 +44,7 @@ def check_metadata(resource: Resource) -> None:
         _check_special_name(resource)
     if resource.NAMESPACED:
         require("metadata.namespace", metadata.namespace)
-        if len(metadata.namespace) > MAX_LABEL_CHARS or DNS_LABEL.fullmatch(metadata.namespace) is None:
+        if not _is_namespace(metadata.namespace):
             raise FieldError(
                 "metadata.namespace",
                 f"{shorten(metadata.namespace)} must be at most 63 lower-case letters, digits and '-', "
@@ -52,19 +58,20 @@ def check_metadata(resource: Resource) -> None:
         check_annotations("metadata.annotations", metadata.annotations)
 
 
+_POLICY_NAMES: dict[type[Resource], re.Pattern[str]] = {
+    NetworkPolicy: POLICY_NAME,
+    StagedNetworkPolicy: POLICY_NAME,
+    GlobalNetworkPolicy: GLOBAL_POLICY_NAME,
+    StagedGlobalNetworkPolicy: GLOBAL_POLICY_NAME,
+}
+
+
 def _check_special_name(resource: Resource) -> None:
     name = resource.metadata.name
-    match resource:
-        case NetworkPolicy() | StagedNetworkPolicy():
-            if POLICY_NAME.fullmatch(name) is None:
-                raise FieldError("metadata.name", f"{shorten(name)} may have one dot at most")
-        case GlobalNetworkPolicy() | StagedGlobalNetworkPolicy():
-            if GLOBAL_POLICY_NAME.fullmatch(name) is None:
-                raise FieldError("metadata.name", f"{shorten(name)} may have one dot at most")
-        case Tier():
-            if len(name) > MAX_LABEL_CHARS or DNS_LABEL.fullmatch(name) is None:
-                raise FieldError(
-                    "metadata.name", f"{shorten(name)} must be at most 63 characters, without dots"
-                )
-        case _:
-            pass
+    pattern = _POLICY_NAMES.get(type(resource))
+    if pattern is not None and pattern.fullmatch(name) is None:
+        raise FieldError("metadata.name", f"{shorten(name)} may have one dot at most")
+    if isinstance(resource, Tier) and (len(name) > MAX_LABEL_CHARS or DNS_LABEL.fullmatch(name) is None):
+        raise FieldError(
+            "metadata.name", f"{shorten(name)} must be at most {MAX_LABEL_CHARS} characters, without dots"
+        )
