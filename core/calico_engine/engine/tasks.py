@@ -42,18 +42,3 @@ class TaskSet:
         error = task.exception()
         if error is not None:
             self._on_failure(task.get_name(), error)
-
-
-async def wait_any(*events: asyncio.Event, timeout_s: float | None = None) -> bool:
-    """Wait until one of the events is set; False when the time ran out first."""
-    if any(event.is_set() for event in events):
-        return True
-    loop = asyncio.get_running_loop()
-    waits = [loop.create_task(event.wait(), name="wait") for event in events]
-    try:
-        done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        return bool(done)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)

@@ -1,0 +1,139 @@
+"""The control socket: what `calico-engine status`, `dump` and `plan` talk to. HTTP with JSON over a unix socket.
+
+    GET  /status                                  EngineStatus
+    GET  /dump?what=state|rules|sets|routes|config   what is desired, as data or in the tool's own save format
+    GET  /plan                                    {"plugins": {name: [Change]}}: what an apply would change
+    POST /apply                                   reads the kernel back and applies: {"results": [ApplyResult]}
+    POST /reload                                  reads the profile again, as SIGHUP does: {"needs_restart": [...]}
+
+An error is {"error": text} with 400, 404, 409 or 503.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from calico_engine.errors import CalicoEngineError, ConfigError, UnavailableError
+from calico_engine.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from calico_engine.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+SOCKET_NAME = "engine.sock"
+DUMPS = ("state", "rules", "sets", "routes", "config")
+
+
+async def start(engine: Engine) -> web.AppRunner:
+    """Listen on the engine's socket; what an engine that died left there goes first."""
+    path = engine.run_dir / SOCKET_NAME
+    path.unlink(missing_ok=True)  # the run lock says that nobody else listens
+    runner = web.AppRunner(application(engine), access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, str(path)).start()
+    _restrict(path)
+    return runner
+
+
+def _restrict(path: Path) -> None:
+    path.chmod(0o660)
+
+
+async def stop(engine: Engine, runner: web.AppRunner) -> None:
+    await runner.cleanup()
+    (engine.run_dir / SOCKET_NAME).unlink(missing_ok=True)
+
+
+def application(engine: Engine) -> web.Application:
+    """The control endpoints of an engine."""
+
+    async def status(_: web.Request) -> web.Response:
+        return _json(engine.status())
+
+    async def dump(request: web.Request) -> web.Response:
+        what = request.query.get("what", "state")
+        if what not in DUMPS:
+            return _json({"error": f"no dump {what!r}; there are: {', '.join(DUMPS)}"}, status=404)
+        return _json(dump_of(engine, what))
+
+    async def plan(_: web.Request) -> web.Response:
+        return _json({"plugins": await engine.plan()})
+
+    async def apply(_: web.Request) -> web.Response:
+        return _json({"results": await engine.apply_now()})
+
+    async def reload(_: web.Request) -> web.Response:
+        return _json({"needs_restart": engine.reload_from_source()})
+
+    made = web.Application(middlewares=[_errors_as_json])
+    made.add_routes(
+        [
+            web.get("/status", status),
+            web.get("/dump", dump),
+            web.get("/plan", plan),
+            web.post("/apply", apply),
+            web.post("/reload", reload),
+        ]
+    )
+    return made
+
+
+def dump_of(engine: Engine, what: str) -> dict[str, object]:
+    """The desired state as data; `rules` and `routes` as each plugin prints it."""
+    answer: dict[str, object] = {"node": engine.node, "what": what, "revision": engine.world.revision}
+    if what == "state":
+        answer["messages"] = [_typed(message) for message in engine.world.messages()]
+    elif what == "sets":
+        answer["sets"] = engine.world.sets()
+    elif what == "config":
+        answer["settings"] = engine.settings
+    else:
+        family = "dataplane" if what == "rules" else "routing"
+        members = engine.applier.members.values() if engine.applier else ()
+        answer["plugins"] = {m.full_name: m.plugin.render() for m in members if m.family == family}
+    return answer
+
+
+def _typed(message: Message) -> dict[str, object]:
+    """A Message as JSON data with its type's name in front."""
+    return {"message": type(message).__name__, **msgspec.to_builtins(message, enc_hook=str)}
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(_plain(value))
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+def _plain(value: object) -> object:
+    """Mappings keyed by ResourceKey become mappings keyed by text; the rest msgspec knows."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, msgspec.Struct):
+        return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
+    if isinstance(value, (set, frozenset)):
+        return sorted((_plain(inner) for inner in value), key=str)
+    return value
+
+
+@web.middleware
+async def _errors_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except UnavailableError as error:
+        return _json({"error": str(error)}, status=503)
+    except ConfigError as error:
+        return _json({"error": str(error)}, status=400)
+    except CalicoEngineError as error:
+        return _json({"error": str(error)}, status=409)

@@ -1,0 +1,69 @@
+"""`calico-engine run`: an Engine with signals, logs and a profile that can be read again.
+
+SIGTERM, SIGINT   stop; the dataplane stays as it is
+SIGHUP            read the profile again: what can change does, what needs a restart is logged
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from calico_engine.engine import logs
+from calico_engine.engine.engine import RUN_DIRECTORY, Engine
+from calico_engine.engine.environment import file_logging_allowed
+from calico_engine.engine.profile import EngineProfile, load_profile
+from calico_engine.engine.settings import node_name
+from calico_engine.errors import ConfigError
+from calico_engine.settings import FelixSettings
+
+log = logging.getLogger(__name__)
+
+
+def make_engine(
+    reference: str,
+    *,
+    overrides: Sequence[str] = (),
+    node: str = "",
+    run_dir: str | Path = RUN_DIRECTORY,
+    environ: Mapping[str, str] | None = None,
+) -> Engine:
+    """Return an Engine for a profile's name or path. Raises: ConfigError, PluginError."""
+    environ = dict(os.environ if environ is None else environ)
+
+    def load() -> EngineProfile:
+        return load_profile(reference, overrides=overrides)
+
+    return Engine(load(), node or node_name(environ), run_dir=run_dir, environ=environ, load_profile=load)
+
+
+async def run_daemon(engine: Engine) -> None:
+    """Run until SIGTERM. Raises: ConfigError, DataplaneStuckError."""
+    loop = asyncio.get_running_loop()
+
+    def reload() -> None:
+        try:
+            engine.reload_from_source()
+        except ConfigError as error:
+            log.error("profile not taken over, going on with the present one: %s", error)  # noqa: TRY400  # the text says it
+        configure(engine.settings)
+
+    def configure(settings: FelixSettings) -> None:
+        # Felix writes its file by default; we only when somebody asked for one.
+        to_file = engine.resolver.is_set_locally("LogFilePath") and file_logging_allowed(engine.environ)
+        logs.configure(settings, log_format=engine.profile.engine.log_format, to_file=to_file)
+
+    configure(engine.settings)
+    engine.on_settings(configure)
+    loop.add_signal_handler(signal.SIGTERM, engine.request_stop)
+    loop.add_signal_handler(signal.SIGINT, engine.request_stop)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        await engine.run()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,63 @@
+"""What an engine says of itself, as data: `calico-engine status` and GET /status print it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from calico_engine.plugin.protocols import EndpointStatus, SyncStatus
+
+
+class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One plugin. `age_s` is the time since its last good apply, None before the first."""
+
+    name: str
+    family: str
+    state: str
+    error: str = ""
+    failures: int = 0
+    age_s: float | None = None
+    duration_s: float = 0.0
+    writes: int = 0
+    rebuilds: int = 0
+    next_resync_s: float | None = None
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole engine at one moment."""
+
+    node: str
+    profile: str
+    version: str
+    pid: int
+    uptime_s: float
+    datastore: SyncStatus
+    live: bool
+    ready: bool
+    revision: int
+    passes: int
+    plugins: tuple[MemberStatus, ...]
+    endpoints: Mapping[str, EndpointStatus]
+    rejected: Mapping[str, str]
+    counts: Mapping[str, int]
+    problems: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """One part's health; `detail` says what is wrong, or that nothing is."""
+
+    part: str
+    live: bool
+    ready: bool
+    detail: str
+
+
+def render_health(parts: tuple[Health, ...]) -> str:
+    """Return a table of every part, one a line."""
+    width = max([len(part.part) for part in parts], default=0)
+    return "".join(
+        f"{part.part:<{width}}  live={str(part.live).lower():<5}  ready={str(part.ready).lower():<5}  {part.detail}\n"
+        for part in parts
+    )
