@@ -15,7 +15,6 @@ from calico_engine.messages import (
     ActivePolicyUpdate,
     ActiveProfileUpdate,
     HostEndpointUpdate,
-    PoolEncap,
     TierPolicies,
     WorkloadEndpointUpdate,
 )
@@ -24,17 +23,18 @@ from calico_engine.ruleset.compile_dispatch import compile_host_dispatch, compil
 from calico_engine.ruleset.compile_endpoint import compile_workload
 from calico_engine.ruleset.compile_host import compile_host, resolve_host_endpoints
 from calico_engine.ruleset.compile_nat import (
+    compile_cidr_block,
     compile_floating_ips,
     compile_nat_outgoing,
     compile_rpf_skip,
 )
 from calico_engine.ruleset.compile_policy import compile_policy, compile_profile
-from calico_engine.ruleset.compile_static import StaticRules, Tunnels, compile_static
+from calico_engine.ruleset.compile_sets import find_tunnels, masquerades
+from calico_engine.ruleset.compile_static import StaticRules, compile_static
 from calico_engine.ruleset.ir import ChainKey, Family, Rule
-from calico_engine.ruleset.lower import lower_chains
+from calico_engine.ruleset.lower import lower_chains, lower_rules
 from calico_engine.ruleset.names import is_interface_name
 from calico_engine.ruleset.state import DesiredState, Touched
-from calico_engine.settings import FelixSettings
 from calico_engine.tables.missing_sets import all_sets, close_rules
 
 log = logging.getLogger(__name__)
@@ -259,14 +259,20 @@ class RulesetCompiler:
     def _compile_shared(self, part: Part) -> Chains:
         state, settings, family = self._state, self._state.settings, self.family
         if part == STATIC:
-            self.static = compile_static(settings, family, tunnels_of(state, settings, family))
-            return self.static.chains
+            static = compile_static(settings, family, find_tunnels(state, settings, family))
+            self.static = StaticRules(
+                static.chains,
+                {hook: lower_rules(rules, settings, family) for hook, rules in static.hooks.items()},
+                {hook: lower_rules(rules, settings, family) for hook, rules in static.appends.items()},
+            )
+            # Service CIDRs would be named here; no message carries them yet.
+            return {**static.chains, **compile_cidr_block((), settings, family)}
         if part == DISPATCH:
             return compile_workload_dispatch(sorted(self._claims), settings)
         if part == HOST_DISPATCH:
             return compile_host_dispatch(self.hosts, settings)
         if part == NAT_OUTGOING:
-            return compile_nat_outgoing(settings, family, active=has_outgoing_nat(state, family))
+            return compile_nat_outgoing(settings, family, active=masquerades(state, family))
         specials = self._with_nats if part == FLOATING_IPS else self._with_spoofing
         endpoints = [state.workloads[key] for key in sorted(specials) if self._governs(key)]
         compile_ = compile_floating_ips if part == FLOATING_IPS else compile_rpf_skip
@@ -378,18 +384,3 @@ class RulesetCompiler:
             self._made[part] = frozenset(chains)
         else:
             self._made.pop(part, None)
-
-
-def has_outgoing_nat(state: DesiredState, family: Family) -> bool:
-    """Tell whether any pool of this family wants its traffic to the outside translated."""
-    v6 = family is Family.V6
-    return any(pool.nat_outgoing and (":" in pool.cidr) is v6 for pool in state.pools.values())
-
-
-def tunnels_of(state: DesiredState, settings: FelixSettings, family: Family) -> Tunnels:
-    """Return which encapsulations the settings, or else the pools, ask for."""
-    v6 = family is Family.V6
-    wanted = {pool.encap for pool in state.pools.values() if (":" in pool.cidr) is v6}
-    ipip = settings.ip_in_ip_enabled if settings.ip_in_ip_enabled is not None else PoolEncap.IPIP in wanted
-    vxlan = settings.vxlan_enabled if settings.vxlan_enabled is not None else PoolEncap.VXLAN in wanted
-    return Tunnels(ipip=ipip and not v6, vxlan=vxlan)

@@ -11,11 +11,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 from calico_engine.errors import KernelError
 from calico_engine.messages import Batch
 from calico_engine.plugin.protocols import ApplyResult, Change, Notification, PluginContext
 from calico_engine.ruleset.state import DesiredState
+from calico_engine.settings import FelixSettings
 from calico_engine.tables.backend import TableBackend, TableDelta
 from calico_engine.tables.family import FamilyTables
 from calico_engine.tables.status import endpoint_status, table_errors
@@ -28,6 +30,18 @@ _BACKOFF_S = 0.02
 _MAX_QUARANTINED_PER_APPLY = 50
 _SLICE_S = 0.01
 _STUBBORN_RETRY_S = 30.0
+
+
+class _Intervals(TypedDict):
+    refresh_s: float
+    post_write_s: float
+
+
+def _intervals(settings: FelixSettings) -> _Intervals:
+    return {
+        "refresh_s": settings.iptables_refresh_interval_s,
+        "post_write_s": settings.iptables_post_write_check_interval_s,
+    }
 
 
 class TableDataplane:
@@ -45,7 +59,8 @@ class TableDataplane:
         self._state = DesiredState(context.settings)
         self._families = [FamilyTables(self._state, backend) for backend in backends]
         self._timers = {
-            family.backend.family: ResyncTimer(clock, context.settings) for family in self._families
+            family.backend.family: ResyncTimer(clock, **_intervals(context.settings))
+            for family in self._families
         }
         self._watching = False
         self._known_errors: dict[str, str] = {}
@@ -58,7 +73,7 @@ class TableDataplane:
         for family in self._families:
             if touched.settings:
                 family.backend.configure(self._state.settings)
-                self._timers[family.backend.family].configure(self._state.settings)
+                self._timers[family.backend.family].configure(**_intervals(self._state.settings))
             family.compiler.touch(touched)
 
     def invalidate(self, reason: str, /) -> None:

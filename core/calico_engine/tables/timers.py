@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from calico_engine.settings import FelixSettings
-
 #: Felix's smallest post-write interval.
 _MIN_POST_WRITE_S = 0.05
 #: Between two read-backs that foreign changes ask for; the first is done at once.
@@ -20,7 +18,8 @@ _FOREIGN_CHANGE_INTERVAL_S = 0.5
 class ResyncTimer:
     """Tells when a read-back is due. `is_trusted` says that what we remember was right when last looked at."""
 
-    def __init__(self, clock: Callable[[], float], settings: FelixSettings) -> None:
+    def __init__(self, clock: Callable[[], float], *, refresh_s: float, post_write_s: float = 0.0) -> None:
+        """A 0 switches that way of looking off."""
         self._clock = clock
         self.is_trusted = False
         self._last_read_s = float("-inf")
@@ -30,11 +29,10 @@ class ResyncTimer:
         self._post_write_step_s = 0.0
         self._refresh_s = 0.0
         self._post_write_s = 0.0
-        self.configure(settings)
+        self.configure(refresh_s=refresh_s, post_write_s=post_write_s)
 
-    def configure(self, settings: FelixSettings) -> None:
-        self._refresh_s = max(settings.iptables_refresh_interval_s, 0.0)
-        post_write_s = settings.iptables_post_write_check_interval_s
+    def configure(self, *, refresh_s: float, post_write_s: float = 0.0) -> None:
+        self._refresh_s = max(refresh_s, 0.0)
         self._post_write_s = max(post_write_s, _MIN_POST_WRITE_S) if post_write_s > 0 else 0.0
 
     def expire(self) -> None:

@@ -1,0 +1,80 @@
+"""Run the ipset program in this process's network namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from calico_engine.errors import KernelError
+from calico_engine.kernel.command import CommandResult, run_command, try_command
+from calico_engine.ruleset.names import owns_set
+from calico_engine_ipset.text import SavedSet, parse_references, parse_save
+
+_ERROR_LINE = re.compile(r"Error in line (\d+)")
+
+
+async def restore(text: str) -> None:
+    """Carry out lines of `ipset restore`; what is there already is no error. Raises: KernelError with the line.
+
+    It is not atomic: lines before the one that failed may have been carried out.
+    """
+    if not text:
+        return
+    result = await try_command(["ipset", "restore", "-exist"], stdin=text.encode())
+    if result.returncode != 0:
+        raise _error(result, text)
+
+
+def _error(result: CommandResult, text: str = "") -> KernelError:
+    found = _ERROR_LINE.search(result.stderr)
+    line = ""
+    if found and text:
+        lines = text.split("\n")
+        number = min(int(found[1]), len(lines))
+        line = lines[number - 1]
+    return KernelError(
+        " ".join(result.argv), f"exit code {result.returncode}", stderr=result.stderr, line=line
+    )
+
+
+async def read_own_sets() -> tuple[dict[str, SavedSet], frozenset[str]]:
+    """Return our sets by name, and the names of those of ours that the program cannot read.
+
+    One that a newer program made may be unreadable, ours or not; then each of ours is read alone.
+    """
+    result = await try_command(["ipset", "save"])
+    if result.returncode == 0:
+        sets = await asyncio.to_thread(parse_save, result.text)
+        return {name: found for name, found in sets.items() if owns_set(name)}, frozenset()
+    own: dict[str, SavedSet] = {}
+    unreadable: set[str] = set()
+    for name in await own_names():
+        one = await try_command(["ipset", "save", name])
+        if one.returncode == 0:
+            own |= parse_save(one.text)
+        else:
+            unreadable.add(name)
+    return own, frozenset(unreadable)
+
+
+async def own_names() -> list[str]:
+    result = await run_command(["ipset", "list", "-name"])
+    return [name for name in result.text.split() if owns_set(name)]
+
+
+async def destroy(names: list[str]) -> tuple[list[str], list[str]]:
+    """Destroy sets; return those destroyed, and those that rules still refer to."""
+    if not names:
+        return [], []
+    try:
+        await restore("".join(f"destroy {name}\n" for name in names))
+    except KernelError:
+        # The first one in use stopped the rest: ask which are.
+        result = await run_command(["ipset", "list", "-terse"])
+        references = parse_references(result.text)
+        left = [name for name in names if name in references]
+        free = [name for name in left if references[name] == 0]
+        await restore("".join(f"destroy {name}\n" for name in free))
+        busy = [name for name in left if references[name] > 0]
+        return [name for name in names if name not in busy], busy
+    return names, []
