@@ -24,7 +24,7 @@ from calico_engine.messages import (
 )
 from calico_engine.model.policy import Action
 from calico_engine.model.resource import ResourceKey
-from calico_engine.ruleset.ir import Family, Layer, Ruleset
+from calico_engine.ruleset.ir import Family, Layer, Ruleset, SetMark
 from calico_engine.ruleset.lower import lower
 from calico_engine.ruleset.names import set_name
 from calico_engine.ruleset.state import DesiredState
@@ -184,7 +184,7 @@ def test_mark_bits_are_those_the_article_explains() -> None:
         for node in ("slave1", "slave2")
         for rules in compile_node(node).chains.values()
         for rule in rules
-        if type(rule.op).__name__ == "SetMark"
+        if isinstance(rule.op, SetMark)
     }
 
     assert ours == masks

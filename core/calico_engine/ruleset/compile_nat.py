@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from calico_engine.messages import WorkloadEndpointUpdate
 from calico_engine.ruleset import names
 from calico_engine.ruleset.actions import Chains, static
-from calico_engine.ruleset.compile_policy import is_family
+from calico_engine.ruleset.addresses import is_address, is_family
+from calico_engine.ruleset.check_settings import check_settings
 from calico_engine.ruleset.ir import (
     Accept,
     ChainKey,
@@ -41,7 +42,9 @@ def compile_nat_outgoing(settings: FelixSettings, family: Family, *, active: boo
     """Return cali-nat-outgoing; `active` when any pool of this family wants NAT.
 
     What leaves all pools gets this node's address (or NATOutgoingAddress), from NATPortRange where one is set.
+    Raises: ConfigError.
     """
+    check_settings(settings)
     rules: list[Rule] = []
     if active:
         address = settings.nat_outgoing_address
@@ -90,7 +93,7 @@ def compile_floating_ips(
         for endpoint in sorted(endpoints, key=lambda update: update.endpoint):
             for nat in endpoint.ip_nats:
                 internal, external = _address(nat.internal_ip), _address(nat.external_ip)
-                if internal and external and is_family(internal, family) and is_family(external, family):
+                if _are_addresses((internal, external), family):
                     to_internal.setdefault(external, internal)
     to_external: dict[str, str] = {}
     for external, internal in sorted(to_internal.items()):
@@ -106,6 +109,10 @@ def compile_floating_ips(
             for internal, external in sorted(to_external.items())
         ),
     }
+
+
+def _are_addresses(texts: Iterable[str], family: Family) -> bool:
+    return all(is_address(text) and is_family(text, family) for text in texts)
 
 
 def _address(text: str) -> str:

@@ -15,6 +15,7 @@ from calico_engine.model.policy import Action
 from calico_engine.model.resource import ResourceKey
 from calico_engine.ruleset import names
 from calico_engine.ruleset.actions import Chains, bit_is_set, deny, set_bits
+from calico_engine.ruleset.addresses import is_family
 from calico_engine.ruleset.ir import (
     ChainKey,
     Continue,
@@ -216,11 +217,6 @@ def rule_matches(rule: ActiveRule, family: Family) -> tuple[Match, ...] | None:
 
 def _has_ports(rule: ActiveRule) -> bool:
     return bool(rule.src_ports or rule.dst_ports or rule.not_src_ports or rule.not_dst_ports)
-
-
-def is_family(cidr: str, family: Family) -> bool:
-    """Tell whether an address or CIDR is of this family."""
-    return (":" in cidr) == (family is Family.V6)
 
 
 def _family_nets(cidrs: tuple[str, ...], family: Family, *, negate: bool) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 
 from calico_engine.messages import PoolEncap, PoolUpdate, SetKind
 from calico_engine.ruleset import names
-from calico_engine.ruleset.compile_policy import is_family
+from calico_engine.ruleset.addresses import is_family
 from calico_engine.ruleset.ir import Family, SetData
 from calico_engine.ruleset.state import DesiredState
 from calico_engine.ruleset.static_common import Tunnels

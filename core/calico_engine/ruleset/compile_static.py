@@ -5,6 +5,7 @@ Pure. The two layouts are in static_v2 and static_v3; this chooses.
 
 from __future__ import annotations
 
+from calico_engine.ruleset.check_settings import check_settings
 from calico_engine.ruleset.ir import Family
 from calico_engine.ruleset.static_common import StaticRules, Tunnels
 from calico_engine.ruleset.static_v2 import static_v2
@@ -20,7 +21,9 @@ def compile_static(settings: FelixSettings, family: Family, tunnels: Tunnels = N
     """Return static chains and hooks of the settings' layout.
 
     With ChainInsertMode append all our rules go after those that are there, before the ones that must be last.
+    Raises: ConfigError.
     """
+    check_settings(settings)
     build = static_v2 if settings.layout is Layout.V2 else static_v3
     static = build(settings, family, tunnels)
     if settings.chain_insert_mode is ChainInsertMode.INSERT:

@@ -13,7 +13,7 @@ from calico_engine.messages import PortRange
 from calico_engine.model.policy import PROTOCOL_NUMBERS
 from calico_engine.ruleset import names
 from calico_engine.ruleset.actions import Chains, deny, deny_word, endpoint_to_host, filter_allow, static
-from calico_engine.ruleset.compile_policy import is_family
+from calico_engine.ruleset.addresses import is_family
 from calico_engine.ruleset.ir import (
     Accept,
     AddrTypeIs,

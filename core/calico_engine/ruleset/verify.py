@@ -1,0 +1,134 @@
+"""What must hold of a ruleset before any of it goes to the kernel.
+
+Pure. A kernel refuses a whole transaction for one dangling name, and a name with a space or newline in it would be
+read as more words. Comments and log prefixes are not looked at: every backend cleans those itself (names.safe_text).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from calico_engine.ruleset.addresses import is_cidr, is_family
+from calico_engine.ruleset.ir import (
+    ChainKey,
+    DispatchByInterface,
+    Dnat,
+    Family,
+    InterfaceIs,
+    Layer,
+    Masquerade,
+    Match,
+    NetIn,
+    NetInAny,
+    NoTrack,
+    Op,
+    PortIn,
+    ProtocolIs,
+    Reject,
+    Rule,
+    Ruleset,
+    Snat,
+)
+from calico_engine.ruleset.names import CHAIN_NAME_MAX_CHARS, is_interface_name
+from calico_engine.ruleset.references import referenced_chains, referenced_sets
+
+#: nftables allows 16 nested jumps. Source: kernel, NFT_JUMP_STACK_SIZE.
+MAX_DEPTH = 16
+
+_CHAIN_NAME = re.compile(r"cali-[A-Za-z0-9_.:/@=+*-]+", re.ASCII)
+_PORTS = re.compile(r"(\d{1,5}(-\d{1,5})?)?", re.ASCII)
+_NAT_TARGET = re.compile(r"([0-9.]+|\[?[0-9a-fA-F:.]+\]?)(:\d{1,5}(-\d{1,5})?)?", re.ASCII)
+
+
+def verify(ruleset: Ruleset) -> tuple[str, ...]:
+    """Return what is wrong with a ruleset, one sentence each; nothing when it may be programmed."""
+    problems: list[str] = []
+    for key, rules in ruleset.chains.items():
+        problems += verify_chain(key, rules, ruleset.family)
+    hooked = [*ruleset.hooks.items(), *ruleset.appends.items()]
+    everything = [*((key.layer, key.name, rules) for key, rules in ruleset.chains.items())]
+    everything += [(layer, str(hook), rules) for (layer, hook), rules in hooked]
+    for layer, name, rules in everything:
+        for target in sorted(referenced_chains(rules)):
+            if ChainKey(layer, target) not in ruleset.chains:
+                problems.append(f"{layer} {name}: chain {target} does not exist")
+        for set_id in sorted(referenced_sets(rules) - ruleset.sets.keys()):
+            problems.append(f"{layer} {name}: set {set_id} does not exist")
+    return (*problems, *_recursion(ruleset.chains))
+
+
+def verify_chain(key: ChainKey, rules: Iterable[Rule], family: Family) -> list[str]:
+    """Return what is wrong with one chain by itself: names, texts, operations out of place."""
+    where = f"{key.layer} {key.name}"
+    problems = []
+    if not _CHAIN_NAME.fullmatch(key.name) or len(key.name) > CHAIN_NAME_MAX_CHARS:
+        problems.append(f"{where!r}: not a name for a chain")
+    for position, rule in enumerate(rules):
+        faults = [_op_fault(rule.op, key.layer), *(_match_fault(match, family) for match in rule.matches)]
+        if any(isinstance(match, PortIn) for match in rule.matches) and not any(
+            isinstance(match, ProtocolIs) and not match.negate for match in rule.matches
+        ):
+            faults.append("ports without a protocol")
+        problems += [f"{where} rule {position}: {fault}" for fault in faults if fault]
+    return problems
+
+
+def _op_fault(op: Op, layer: Layer) -> str:
+    match op:
+        case Reject() if layer is not Layer.FILTER:
+            return "Reject is valid in filter alone"
+        case NoTrack() if layer is not Layer.RAW:
+            return "NoTrack is valid in raw alone"
+        case Masquerade() | Dnat() | Snat() if layer is not Layer.NAT:
+            return f"{type(op).__name__} is valid in nat alone"
+        case Masquerade(ports=ports) if not _PORTS.fullmatch(ports):
+            return f"not a port range: {ports!r}"
+        case Dnat(address=address) | Snat(address=address) if not _NAT_TARGET.fullmatch(address):
+            return f"not an address to translate to: {address!r}"
+        case DispatchByInterface(targets=targets):
+            bad = [name for name, _ in targets if not is_interface_name(name)]
+            return f"not interface names: {bad!r}" if bad else ""
+        case _:
+            return ""
+
+
+def _match_fault(match: Match, family: Family) -> str:
+    match match:
+        case NetIn(cidr=cidr):
+            return _cidr_fault((cidr,), family)
+        case NetInAny(cidrs=cidrs):
+            return _cidr_fault(cidrs, family)
+        case InterfaceIs(name=name) if name != "+" and not is_interface_name(name.removesuffix("+")):
+            return f"not an interface name: {name!r}"
+        case _:
+            return ""
+
+
+def _cidr_fault(cidrs: Iterable[str], family: Family) -> str:
+    for cidr in cidrs:
+        if not is_cidr(cidr):
+            return f"not a CIDR: {cidr!r}"
+        if not is_family(cidr, family):
+            return f"{cidr} is of the other family"
+    return ""
+
+
+def _recursion(chains: Mapping[ChainKey, tuple[Rule, ...]]) -> list[str]:
+    """Return chains that lead back to themselves, or deeper than the kernel follows."""
+    depth: dict[ChainKey, int] = {}
+    problems: list[str] = []
+
+    def visit(key: ChainKey, path: tuple[ChainKey, ...]) -> int:
+        if key in path:
+            problems.append(f"{key.layer} {key.name}: leads back to itself")
+            return 0
+        if key not in depth:
+            targets = sorted(referenced_chains(chains.get(key, ())))
+            depth[key] = 1 + max((visit(ChainKey(key.layer, t), (*path, key)) for t in targets), default=0)
+        return depth[key]
+
+    problems += [
+        f"{k.layer} {k.name}: more than {MAX_DEPTH} nested chains" for k in chains if visit(k, ()) > MAX_DEPTH
+    ]
+    return problems
