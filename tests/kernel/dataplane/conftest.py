@@ -1,0 +1,305 @@
+"""A node with pods behind veths, programmed by the dataplane plugins alone; packets are sent by Python sockets."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from calico_engine.kernel.namespaces import NetworkNamespace
+from calico_engine.messages import (
+    ActivePolicyUpdate,
+    ActiveRule,
+    InterfaceUpdate,
+    Message,
+    TierPolicies,
+    WorkloadEndpointUpdate,
+)
+from calico_engine.model.policy import Action
+from calico_engine.model.resource import ResourceKey
+from calico_engine.plugin.protocols import ApplyResult, Dataplane, PluginContext
+from calico_engine.settings import FelixSettings
+from calico_engine_ipset.plugin import IpsetDataplane
+from calico_engine_iptables.plugin import make_dataplane
+
+_ECHO = {4: (8, 0, socket.IPPROTO_ICMP), 6: (128, 129, socket.IPPROTO_ICMPV6)}
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+#: A packet between two namespaces of one machine takes far less; one that is dropped costs this much.
+ARRIVES_WITHIN_S = 0.25
+
+
+class Pod:
+    """A namespace with one interface, whose other end is the node's `interface`."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name = name
+        self.interface = f"cali{name}"
+        self.addresses = {4: f"10.65.0.{number}", 6: f"fd00:65::{number:x}"}
+        self.namespace = NetworkNamespace.create()
+        self.key = ResourceKey("WorkloadEndpoint", "default", name)
+
+    def update(
+        self, ingress: Sequence[ResourceKey] = (), egress: Sequence[ResourceKey] = (), **fields: Any
+    ) -> WorkloadEndpointUpdate:
+        """Return this pod's endpoint with the given policies, in that order, in the default tier."""
+        tiers = fields.pop("tiers", None)
+        if tiers is None:
+            tiers = (
+                TierPolicies(
+                    tier="default", default_action=Action.DENY, ingress=tuple(ingress), egress=tuple(egress)
+                ),
+            )
+        return WorkloadEndpointUpdate(
+            endpoint=self.key,
+            interface_name=self.interface,
+            ip_networks=(f"{self.addresses[4]}/32", f"{self.addresses[6]}/128"),
+            tiers=tiers,
+            **fields,
+        )
+
+    def link(self, *, up: bool = True) -> InterfaceUpdate:
+        return InterfaceUpdate(name=self.interface, index=1, up=up)
+
+    def socket(self, version: int, kind: int, protocol: int = 0) -> socket.socket:
+        made = self.namespace.run(lambda: socket.socket(_FAMILY[version], kind, protocol))
+        made.settimeout(ARRIVES_WITHIN_S)
+        return made
+
+
+def make_policy(
+    name: str, inbound: Sequence[ActiveRule] = (), outbound: Sequence[ActiveRule] = (), **fields: Any
+) -> ActivePolicyUpdate:
+    return ActivePolicyUpdate(
+        policy=ResourceKey("GlobalNetworkPolicy", "", name),
+        tier="default",
+        inbound=tuple(inbound),
+        outbound=tuple(outbound),
+        **fields,
+    )
+
+
+def make_rule(action: Action = Action.ALLOW, **fields: Any) -> ActiveRule:
+    return ActiveRule(action=action, **fields)
+
+
+class Rig:
+    """One node's namespace, its pods and the two dataplanes in the order of a profile."""
+
+    policy = staticmethod(make_policy)
+    rule = staticmethod(make_rule)
+
+    def __init__(self, node: Any, settings: FelixSettings, lock_file: Path) -> None:
+        self.node = node
+        self.settings = msgspec.structs.replace(settings, iptables_lock_file_path=str(lock_file))
+        self.variant = settings.iptables_backend
+        self.pods: dict[str, Pod] = {}
+        self.ipset: Dataplane
+        self.iptables: Dataplane
+        self.requests: list[str] = []
+        self.make_dataplanes()
+
+    def context(self, name: str) -> PluginContext:
+        return PluginContext(
+            name=name,
+            node="node-1",
+            settings=self.settings,
+            options={},
+            request_apply=self.requests.append,
+            notify=self.node.notifications.append,
+        )
+
+    def make_dataplanes(self) -> None:
+        """Make both anew, as an engine that starts without memory does."""
+        self.ipset = IpsetDataplane(self.context("ipset"))
+        self.iptables = make_dataplane(self.context("iptables"))
+
+    def hear(self, *messages: Message, in_sync: bool = True) -> None:
+        batch = msgspec.structs.replace(self.node.batch(*messages), in_sync=in_sync)
+        self.ipset.on_batch(batch)
+        self.iptables.on_batch(batch)
+
+    async def settle(self, *messages: Message) -> list[ApplyResult]:
+        """Take messages in and do what the engine does after a batch."""
+        if messages:
+            self.hear(*messages)
+        results = [await self.ipset.apply(), await self.iptables.apply()]
+        return [*results, await self.iptables.prune(), await self.ipset.prune()]
+
+    async def writes(self, *messages: Message) -> int:
+        return sum(result.writes for result in await self.settle(*messages))
+
+    def run(self, scenario: Callable[[], Awaitable[None]]) -> None:
+        """Run an async scenario in the node's namespace; what it watches is closed at its end."""
+
+        async def main() -> None:
+            try:
+                await scenario()
+            finally:
+                await self.iptables.close()
+                await self.ipset.close()
+
+        self.node.namespace.run(lambda: asyncio.run(main()))
+
+    # What is there, as the tools see it
+
+    def save(self, version: int = 4, *arguments: str) -> str:
+        tool = "ip6tables" if version == 6 else "iptables"
+        return str(self.node.sh(f"{tool}-{self.variant}-save", *arguments))
+
+    def tables(self, version: int = 4, words: str = "") -> str:
+        """Run iptables of this variant."""
+        tool = "ip6tables" if version == 6 else "iptables"
+        return str(self.node.sh(f"{tool}-{self.variant}", *words.split()))
+
+    def sets(self) -> dict[str, set[str]]:
+        """Return the members of all sets, by name."""
+        found: dict[str, set[str]] = {}
+        for line in self.node.sh("ipset", "save").splitlines():
+            verb, name, rest = line.split(" ", 2)
+            if verb == "create":
+                found[name] = set()
+            else:
+                found[name].add(rest)
+        return found
+
+    # Pods and packets
+
+    def add_pod(self, name: str) -> Pod:
+        """Make a pod with routes and fixed neighbours both ways. Only inside `run`."""
+        sh = self.node.sh
+        pod = Pod(name, 2 + len(self.pods))
+        self.pods[name] = pod
+        interface = pod.interface
+        sh(
+            "sysctl",
+            "-qw",
+            "net.ipv4.ip_forward=1",
+            "net.ipv6.conf.all.forwarding=1",
+            "net.ipv6.conf.default.accept_dad=0",
+        )
+        pod.namespace.run(lambda: sh("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0"))
+        sh("ip", "link", "add", interface, "type", "veth", "peer", "name", "eth0", "netns", self._path(pod))
+        inside, outside = "02:00:00:00:00:01", "ee:ee:ee:ee:ee:ee"
+        sh("ip", "link", "set", interface, "address", outside, "up")
+
+        def configure() -> None:
+            sh("ip", "link", "set", "eth0", "address", inside, "up")
+            sh("ip", "link", "set", "lo", "up")
+            for version, gateway in ((4, "169.254.1.1"), (6, "fe80::1")):
+                sh("ip", f"-{version}", "address", "add", pod.addresses[version], "dev", "eth0")
+                if version == 4:
+                    sh("ip", "route", "add", gateway, "dev", "eth0")
+                sh(
+                    "ip",
+                    f"-{version}",
+                    "neighbour",
+                    "add",
+                    gateway,
+                    "lladdr",
+                    outside,
+                    "dev",
+                    "eth0",
+                    "nud",
+                    "permanent",
+                )
+                sh("ip", f"-{version}", "route", "add", "default", "via", gateway, "dev", "eth0")
+
+        pod.namespace.run(configure)
+        for version, address in pod.addresses.items():
+            sh("ip", f"-{version}", "route", "add", address, "dev", interface)
+            sh(
+                "ip",
+                f"-{version}",
+                "neighbour",
+                "add",
+                address,
+                "lladdr",
+                inside,
+                "dev",
+                interface,
+                "nud",
+                "permanent",
+            )
+        return pod
+
+    @staticmethod
+    def _path(pod: Pod) -> str:
+        return f"/proc/{os.getpid()}/fd/{pod.namespace.descriptor}"
+
+    def tcp(self, source: Pod, target: Pod, version: int, port: int) -> bool:
+        """Tell whether a TCP connection comes about."""
+        with (
+            target.socket(version, socket.SOCK_STREAM) as server,
+            source.socket(version, socket.SOCK_STREAM) as client,
+        ):
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((target.addresses[version], port))
+            server.listen()
+            try:
+                client.connect((target.addresses[version], port))
+            except (TimeoutError, ConnectionRefusedError):
+                return False
+            return True
+
+    def udp(self, source: Pod, target: Pod, version: int, port: int) -> bool:
+        """Tell whether a datagram arrives."""
+        with (
+            target.socket(version, socket.SOCK_DGRAM) as server,
+            source.socket(version, socket.SOCK_DGRAM) as client,
+        ):
+            server.bind((target.addresses[version], port))
+            client.sendto(b"probe", (target.addresses[version], port))
+            with contextlib.suppress(TimeoutError):
+                return server.recv(16) == b"probe"
+            return False
+
+    def ping(self, source: Pod, target: Pod, version: int) -> bool:
+        """Tell whether an echo request is answered."""
+        request, reply, protocol = _ECHO[version]
+        packet = struct.pack("!BBHHH", request, 0, 0, 77, 1)
+        checksum = ~sum(struct.unpack("!4H", packet)) & 0xFFFF
+        packet = struct.pack("!BBHHH", request, 0, checksum, 77, 1)
+        with source.socket(version, socket.SOCK_RAW, protocol) as client:
+            client.sendto(packet, (target.addresses[version], 0))
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    data = client.recv(256)
+                    kind = data[20] if version == 4 else data[0]
+                    if kind == reply:
+                        return True
+            return False
+
+    def close(self) -> None:
+        for pod in self.pods.values():
+            pod.namespace.close()
+
+
+@pytest.fixture(params=["legacy", "nft"])
+def variant(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make_rig(node: Any, variant: str, tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    """Return a factory of rigs with changed settings."""
+    rigs: list[Rig] = []
+
+    def make(**settings: Any) -> Rig:
+        rigs.append(Rig(node, FelixSettings(iptables_backend=variant, **settings), tmp_path / "xtables.lock"))
+        return rigs[-1]
+
+    yield make
+
+    for rig in rigs:
+        rig.close()
+
+
+@pytest.fixture
+def rig(make_rig: Callable[..., Rig]) -> Rig:
+    return make_rig()
