@@ -31,7 +31,7 @@ from calico_engine_iptables.plugin import make_dataplane
 _ECHO = {4: (8, 0, socket.IPPROTO_ICMP), 6: (128, 129, socket.IPPROTO_ICMPV6)}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 #: A packet between two namespaces of one machine takes far less; one that is dropped costs this much.
-ARRIVES_WITHIN_S = 0.25
+ARRIVES_WITHIN_S = 0.15
 
 
 class Pod:
