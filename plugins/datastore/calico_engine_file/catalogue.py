@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
@@ -34,11 +35,16 @@ _TICK_NS = 20_000_000
 _NEVER = Signature(-1, 0, 0, 0)
 
 
+def digest_of(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).digest()
+
+
 class FileState(msgspec.Struct):
     """One file as last read. `entries` may hold last good versions from earlier reads."""
 
     signature: Signature
     read_ns: int
+    digest: bytes = b""
     entries: tuple[Entry, ...] = ()
     broken: bool = False
 
@@ -65,6 +71,7 @@ class Catalogue:
         self.lock = threading.RLock()
         self.listeners: list[Listener] = []
         self.loaded = False
+        self.files_read = 0
         self._limit_bytes = limit_bytes
         self._report = report
         self._files: dict[str, FileState] = {}
@@ -96,13 +103,16 @@ class Catalogue:
         """Return every file that holds the key, the winner first."""
         return list(self._paths.get(key, ()))
 
-    def signature(self, path: str) -> Signature | None:
-        state = self._files.get(path)
-        return state.signature if state else None
-
     def is_broken(self, path: str) -> bool:
         state = self._files.get(path)
         return state is not None and state.broken
+
+    def entries(self, path: str, data: bytes) -> tuple[Entry, ...]:
+        """Return what a file holds whose bytes are `data`. Raises: ManifestError."""
+        state = self._files.get(path)
+        if state is not None and not state.broken and state.digest == digest_of(data):
+            return state.entries
+        return parse_manifest(path, data)
 
     def scan(self, *, only_new: bool = False) -> tuple[list[str], list[str]]:
         """Look at the whole tree; return the files to read (in path order) and the ones that are gone.
@@ -178,6 +188,7 @@ class Catalogue:
             if before and before.signature == signature and not before.may_have_changed:
                 return
             read_ns = time.time_ns()
+            self.files_read += 1
             data, signature = read_manifest(self.root, path, self._limit_bytes)
         except FileNotFoundError:
             self._forget(path, changed)
@@ -185,13 +196,17 @@ class Catalogue:
         except RefusedError as error:
             self._keep(path, before, str(error), None if before else FileState(_NEVER, 0))
             return
-        self._take(path, data, FileState(signature, read_ns), before, changed)
+        self._take(path, data, FileState(signature, read_ns, digest_of(data)), before, changed)
 
     def _take(
         self, path: str, data: bytes, state: FileState, before: FileState | None, changed: set[ResourceKey]
     ) -> None:
         """Enter a file's new content."""
         entries_before = before.entries if before else ()
+        if before and not before.broken and before.digest == state.digest:
+            state.entries = before.entries
+            self._files[path] = state
+            return
         if not data.strip() and entries_before:
             self._keep(
                 path,
@@ -242,7 +257,9 @@ class Catalogue:
             kept.append(entry)
         if nameless:
             # One item is not known by name any more: whichever is missing may be the one that it was.
-            kept.extend(entry for key, entry in good.items() if key not in seen)
+            kept.extend(
+                msgspec.structs.replace(entry, place=()) for key, entry in good.items() if key not in seen
+            )
         self._note(f"{path}#", f"{path}: {'; '.join(problems[:10])}" if problems else "")
         return tuple(kept)
 

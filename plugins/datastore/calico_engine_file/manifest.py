@@ -18,7 +18,7 @@ from calico_engine.errors import DatastoreError, ValidationError
 from calico_engine.model import KINDS, Resource, ResourceKey, encode, load_each
 from calico_engine.model.yaml_reader import read_documents
 
-#: (document number, then the index in every list on the way down), counted from 0.
+#: (document number, then the index in every list on the way down), counted from 0; () is no place.
 Place = tuple[int, ...]
 
 _KEY = re.compile(r"(?P<kind>\w+)\((?:(?P<namespace>[^/()]*)/)?(?P<name>.*)\)", re.DOTALL)

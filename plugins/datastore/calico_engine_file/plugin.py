@@ -58,6 +58,11 @@ class FileDatastore:
         """What is wrong with the manifests now: subject -> sentence."""
         return self._catalogue.problems
 
+    @property
+    def files_read(self) -> int:
+        """How many times a file has been read so far."""
+        return self._catalogue.files_read
+
     def _report(self, subject: str, text: str) -> None:
         """Log a problem, or its end, and tell the engine on its own thread."""
         message = text or f"{subject.strip('#=')}: in order again"

@@ -79,7 +79,7 @@ def _walk(root: str, below: str, known: Mapping[str, Signature], found: Found) -
             raise
         if error.errno is not None and not isinstance(error, FileNotFoundError):
             found.problems[below] = (
-                f"directory cannot be read ({error.strerror}): its resources stay as they were"
+                f"{below}: the directory cannot be read ({error.strerror}): its resources stay as they were"
             )
             found.unreadable.append(below + "/")
         return
@@ -91,14 +91,16 @@ def _walk(root: str, below: str, known: Mapping[str, Signature], found: Found) -
             if entry.is_dir(follow_symlinks=False):
                 _walk(root, path, known, found)
             elif entry.is_symlink() and entry.is_dir():
-                found.problems[path] = "a link to a directory is not followed: put the directory itself here"
+                found.problems[path] = (
+                    f"{path}: a link to a directory is not followed: put the directory itself here"
+                )
             elif is_manifest(entry.name):
                 found.files[path] = known.get(path) or Signature.of(entry.stat())
         except FileNotFoundError:
             if entry.is_symlink():
-                found.problems[path] = "the link leads nowhere"
+                found.problems[path] = f"{path}: the link leads nowhere"
         except OSError as error:
-            found.problems[path] = f"cannot be looked at ({error.strerror})"
+            found.problems[path] = f"{path}: cannot be looked at ({error.strerror})"
 
 
 def read_signature(root: Path, path: str) -> Signature | None:

@@ -18,7 +18,7 @@ from calico_engine.plugin.protocols import StatusReport
 from calico_engine_file.catalogue import Catalogue
 from calico_engine_file.config import FileConfig
 from calico_engine_file.editing import EditError, remove_resource, render_manifest, replace_resource
-from calico_engine_file.manifest import Place, parse_manifest, with_revision
+from calico_engine_file.manifest import Place, with_revision
 from calico_engine_file.scanning import read_manifest
 from calico_engine_file.writing import exclusive, remove_file, remove_leftovers, safe_name, write_atomically
 
@@ -107,27 +107,32 @@ class Store:
                 remove_leftovers(target.parent)
             write_atomically(target, render_manifest(resource))
             return path
-        data, place = self._locate(held.path, key)
+        data, place, alone = self._locate(held.path, key)
         if held.entry.error or held.entry.revision != resource.metadata.resource_version:
-            write_atomically(self._real(held.path), replace_resource(held.path, data, place, resource))
+            if alone and place == (0,) and b"#" not in data and data.startswith(b"apiVersion:"):
+                new = render_manifest(resource)  # our own file, most likely: nothing else to keep
+            else:
+                new = replace_resource(held.path, data, place, resource)
+            write_atomically(self._real(held.path), new)
         return held.path
 
     def _remove(self, path: str, key: ResourceKey) -> None:
-        data, place = self._locate(path, key)
-        new = remove_resource(path, data, place, key)
+        data, place, alone = self._locate(path, key)
+        new = None if alone else remove_resource(path, data, place, key)
         if new is None:
             remove_file(self.root / path)
         else:
             write_atomically(self._real(path), new)
 
-    def _locate(self, path: str, key: ResourceKey) -> tuple[bytes, Place]:
-        """Return a file's present bytes and where in it the key is."""
+    def _locate(self, path: str, key: ResourceKey) -> tuple[bytes, Place, bool]:
+        """Return a file's present bytes, where in it the key is, and whether it is all that the file holds."""
         if self._catalogue.is_broken(path):
             raise EditError(path, key, self._catalogue.problems.get(path, "the file cannot be read"))
         data, _ = read_manifest(self.root, path, self._config.max_file_bytes)
-        for entry in parse_manifest(path, data):
-            if entry.key == key:
-                return data, entry.place
+        entries = self._catalogue.entries(path, data)
+        for entry in entries:
+            if entry.key == key and entry.place:
+                return data, entry.place, len(entries) == 1
         raise EditError(path, key, "the file holds an item that is not valid, which may be it")
 
     def _real(self, path: str) -> Path:

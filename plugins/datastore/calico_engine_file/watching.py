@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import threading
 import time
 from collections.abc import Callable
@@ -135,12 +134,13 @@ class Agenda:
 
 
 def directory_identity(root: Path) -> tuple[int, int] | None:
-    """Return what tells a directory from another one in its place; None when there is none."""
+    """Return what tells a directory from another one in its place; None when there is none that can be listed."""
     try:
-        status = root.stat()
+        with os.scandir(root):
+            status = root.stat()
     except OSError:
         return None
-    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
+    return status.st_dev, status.st_ino
 
 
 class TreeWatch(FileSystemEventHandler):
