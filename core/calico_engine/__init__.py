@@ -5,4 +5,19 @@ engine that feeds them; datastores, dataplanes, routing and orchestrators are pl
 names. Third parties import `calico_engine.plugin`; embedders import what is exported here.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from calico_engine.evaluation import Flow, Verdict, World, evaluate
+
 __version__ = "0.1.0"
+__all__ = ["Flow", "Verdict", "World", "__version__", "evaluate"]
+
+
+def __getattr__(name: str) -> object:
+    # Imported on first use: whoever wants only the version or a plugin's contract does not pay for the model.
+    if name in __all__:
+        from calico_engine import evaluation
+
+        return getattr(evaluation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

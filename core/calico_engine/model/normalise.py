@@ -145,7 +145,7 @@ def _workload(endpoint: WorkloadEndpoint) -> WorkloadEndpoint:
         and (not spec.mac or is_plain_mac(spec.mac))
         and not (spec.ports or spec.ip_nats or spec.allow_spoofed_source_prefixes)
         and not (spec.ipv4_gateway or spec.ipv6_gateway)
-        and all([is_plain_host(network) for network in spec.ip_networks])
+        and all(map(is_plain_host, spec.ip_networks))
     ):
         return endpoint  # what most are, and there are many
     if not endpoint.metadata.name:

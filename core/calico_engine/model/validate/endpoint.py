@@ -24,10 +24,10 @@ from calico_engine.model.validate.checks import (
     check,
     check_address,
     check_interface,
-    check_reference,
     check_names,
     check_network,
     check_range,
+    check_reference,
     is_single_address,
     require,
 )
