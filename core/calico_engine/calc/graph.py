@@ -153,6 +153,10 @@ class CalcGraph:
         if status == IN_SYNC:
             self._in_sync = True
 
+    def reconfigure(self) -> None:
+        """Resolve settings anew at the next flush: what outranks FelixConfiguration has changed."""
+        self._config_changed = self._config is not None
+
     def _try(self, handler: Handler, key: ResourceKey, resource: Resource | None) -> ValidationError | None:
         try:
             if resource is not None and self._validate is not None:

@@ -211,7 +211,8 @@ class Engine:
         self._wanted_settings = resolver.resolve(*self._config_maps)
         if self.applier is not None:
             self.applier.set_options(kept.engine)
-        self._on_flush(None)
+        if self.runner is not None:
+            self.runner.reconfigure()
         log.info(
             "profile read again: %s", f"needs a restart: {', '.join(refused)}" if refused else "in effect"
         )

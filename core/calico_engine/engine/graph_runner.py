@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from calico_engine.engine.events import Event, ResourceRejected, SyncStatusChanged
 from calico_engine.engine.metrics import EngineMetrics
 from calico_engine.engine.pump import Pending
@@ -31,7 +33,9 @@ class Graph(Protocol):
     """What the engine needs of calc.CalcGraph."""
 
     @property
-    def stats(self) -> Mapping[str, float]: ...
+    def stats(self) -> msgspec.Struct:
+        """Sizes, named as the reference's metrics without their prefix."""
+        ...
 
     @property
     def rejected(self) -> Sequence[ValidationError]:
@@ -41,6 +45,10 @@ class Graph(Protocol):
     def on_updates(self, updates: Sequence[Update], /) -> None: ...
 
     def on_status(self, status: SyncStatus, /) -> None: ...
+
+    def reconfigure(self) -> None:
+        """Resolve settings anew at the next flush."""
+        ...
 
     def flush(self) -> Batch | None: ...
 
@@ -72,6 +80,11 @@ class GraphRunner:
         self.status = SyncStatus.WAIT_FOR_DATASTORE
         self.rejected: dict[str, str] = {}
         self.busy_since_s: float | None = None
+
+    def reconfigure(self) -> None:
+        """Have settings resolved anew, soon."""
+        self._graph.reconfigure()
+        self._pending.wake()
 
     async def run(self) -> None:
         """Feed the graph for ever."""
@@ -121,8 +134,8 @@ class GraphRunner:
         self._unflushed = 0
         for error in self._graph.rejected:
             self._reject(error.key, f"{error.path}: {error.reason}" if error.path else error.reason)
-        for name, value in self._graph.stats.items():
-            self._metrics.gauge(name, value)
+        for name, value in msgspec.structs.asdict(self._graph.stats).items():
+            self._metrics.gauge(f"felix_{name}", value)
         self._metrics.gauge("calico_engine_resources_rejected", len(self.rejected))
         if batch is not None:
             self._metrics.count("felix_calc_graph_output_events", len(batch.messages))
@@ -136,6 +149,8 @@ class GraphRunner:
                 self._reject(name, update.error, update)
 
     def _reject(self, name: str, error: str, update: Update | None = None) -> None:
+        if self.rejected.get(name) == error:
+            return
         self.rejected[name] = error
         log.warning("resource refused, treated as absent: %s: %s", name, error)
         self._publish(ResourceRejected(key=update.key if update else None, name=name, error=error))

@@ -49,6 +49,10 @@ class Pending:
         self._status = status
         self._woken.set()
 
+    def wake(self) -> None:
+        """Have `take` return even if there is nothing."""
+        self._woken.set()
+
     def __len__(self) -> int:
         return len(self._updates)
 

@@ -178,7 +178,7 @@ def _read_config_file(path: Path) -> dict[str, str]:
         interpolation=None,
         strict=False,
         default_section="\0",
-        inline_comment_prefixes=(" #", " ;"),
+        inline_comment_prefixes=("#", ";"),
         allow_no_value=False,
     )
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # documented way to keep the case of keys

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import msgspec
 
+from calico_engine.calc.graph import GraphStats
 from calico_engine.engine.profile import EngineOptions, EngineProfile
 from calico_engine.engine.world import World
 from calico_engine.errors import ConflictError, KernelError, NotFoundError, ValidationError
@@ -40,8 +41,10 @@ WatchItem = Sequence[Update] | SyncStatus | Exception
 class MemoryDatastore:
     """A Datastore whose resources outlive it when several are made over one `contents`."""
 
-    def __init__(self, contents: dict[ResourceKey, Resource] | None = None) -> None:
+    def __init__(self, contents: dict[ResourceKey, Resource] | None = None, *, hold_sync: bool = False) -> None:
+        """hold_sync: IN_SYNC comes only when it is `say`'d."""
         self.contents = contents if contents is not None else {}
+        self.hold_sync = hold_sync
         self.reports: list[StatusReport] = []
         self.closed = False
         self._watches: list[asyncio.Queue[WatchItem]] = []
@@ -53,7 +56,8 @@ class MemoryDatastore:
         try:
             yield SyncStatus.RESYNC
             yield [Update(key, resource) for key, resource in self.contents.items()]
-            yield SyncStatus.IN_SYNC
+            if not self.hold_sync:
+                yield SyncStatus.IN_SYNC
             while True:
                 item = await queue.get()
                 if isinstance(item, Exception):
@@ -61,6 +65,10 @@ class MemoryDatastore:
                 yield item
         finally:
             self._watches.remove(queue)
+
+    @property
+    def watched(self) -> bool:
+        return bool(self._watches)
 
     def say(self, item: WatchItem) -> None:
         """Have every watch yield this, or raise it."""
@@ -242,7 +250,7 @@ class PassThroughGraph:
     ) -> None:
         self.node = node
         self.rejected: list[ValidationError] = []
-        self.stats: dict[str, float] = {}
+        self.stats = GraphStats()
         self._config = config
         self._maps: dict[str, dict[str, str]] = {}
         self._pending: dict[str, Message] = {}
@@ -251,14 +259,19 @@ class PassThroughGraph:
         self._revision = 0
 
     def on_updates(self, updates: Sequence[Update], /) -> None:
+        self.rejected = []
         for update in updates:
             self._on_update(update)
 
     def on_status(self, status: SyncStatus, /) -> None:
         self._complete = self._complete or status is SyncStatus.IN_SYNC
 
+    def reconfigure(self) -> None:
+        if self._config is not None:
+            self._config(self._maps.get("default", {}), self._maps.get(f"node.{self.node}", {}))
+
     def flush(self) -> Batch | None:
-        self.stats = {"felix_cluster_num_hosts": float(len(self._known))}
+        self.stats = GraphStats(cluster_num_hosts=len(self._known))
         if not self._pending:
             return None
         self._revision += 1
@@ -271,11 +284,10 @@ class PassThroughGraph:
         if key.kind == "FelixConfiguration":
             spec = getattr(resource, "spec", {}) if resource is not None else {}
             self._maps[key.name] = {k: str(v) for k, v in spec.items()}
-            if self._config is not None:
-                self._config(self._maps.get("default", {}), self._maps.get(f"node.{self.node}", {}))
+            self.reconfigure()
             return
         if resource is not None and key.name == "bad":
-            self.rejected = [ValidationError(name, "metadata.name", "must not be bad")]
+            self.rejected.append(ValidationError(name, "metadata.name", "must not be bad"))
             resource = None
         if resource is not None:
             self._known.add(name)
@@ -322,6 +334,7 @@ class Fakes:
         self.kernels = {name: FakeKernel() for name in ("sets", "rules", "routes")}
         self.made: dict[str, list[RecordingDataplane]] = {name: [] for name in self.kernels}
         self.journal: list[str] = []
+        self.hold_sync = False
         self.registry.register("datastore", "memory", _DatastorePlugin(self._make_datastore))
         self.registry.register("dataplane", "sets", _DataplanePlugin(self._make_dataplane))
         self.registry.register("dataplane", "rules", _DataplanePlugin(self._make_dataplane))
@@ -351,7 +364,7 @@ class Fakes:
         )
 
     def _make_datastore(self, _: PluginContext) -> Datastore:
-        self.datastores.append(MemoryDatastore(self.contents))
+        self.datastores.append(MemoryDatastore(self.contents, hold_sync=self.hold_sync))
         return self.datastores[-1]
 
     def _make_dataplane(self, context: PluginContext) -> Dataplane:
