@@ -80,6 +80,11 @@ def _base64url(digest: bytes) -> str:
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
+def _bytes(text: str) -> bytes:
+    """Encode any text at all: half a surrogate pair is still somebody's name."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def shorten(prefix: str, ident: str, max_chars: int = CHAIN_NAME_MAX_CHARS) -> str:
     """Return prefix + ident if that fits and is harmless, else prefix + "_" + as much of a hash of it as fits.
 
@@ -90,7 +95,7 @@ def shorten(prefix: str, ident: str, max_chars: int = CHAIN_NAME_MAX_CHARS) -> s
     clash = chars == max_chars and ident.startswith("_")
     if chars > max_chars or clash or not _SAFE_ID.fullmatch(ident):
         room = max_chars - 1 - len(prefix)
-        return f"{prefix}_{_base64url(hashlib.sha256(ident.encode()).digest())[:room]}"
+        return f"{prefix}_{_base64url(hashlib.sha256(_bytes(ident)).digest())[:room]}"
     return prefix + ident
 
 
@@ -128,7 +133,7 @@ def policy_group_chain(prefix: str, selector: str, policies: Sequence[ResourceKe
     direction = "inbound" if prefix == GROUP_INBOUND else "outbound"
     lines = [selector, direction, str(len(policies))]
     lines += [f"{{Name: {key.name}, Namespace: {key.namespace}, Kind: {key.kind}}}" for key in policies]
-    digest = hashlib.sha3_224("".join(f"{line}\n" for line in lines).encode()).digest()
+    digest = hashlib.sha3_224(_bytes("".join(f"{line}\n" for line in lines))).digest()
     return prefix + _base64url(digest)[: CHAIN_NAME_MAX_CHARS - len(prefix)]
 
 
@@ -185,7 +190,7 @@ def veth_name(namespace: str, pod: str, prefix: str = "cali") -> str:
 
     Source: libcalico-go/lib/backend/k8s/conversion/workload_endpoint_default.go.
     """
-    digest = hashlib.sha1(f"{namespace}.{pod}".encode(), usedforsecurity=False).hexdigest()
+    digest = hashlib.sha1(_bytes(f"{namespace}.{pod}"), usedforsecurity=False).hexdigest()
     return prefix + digest[: INTERFACE_NAME_MAX_CHARS - len(prefix)]
 
 
