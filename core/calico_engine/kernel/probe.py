@@ -104,15 +104,12 @@ def iptables_program(family: int, variant: IptablesVariant, tool: str) -> str:
     raise KernelUnsupportedError(f"{stem}-{variant}-{tool}", hint="install the package iptables")
 
 
-def legacy_tables_loaded(family: int) -> bool:
-    """Tell whether the legacy tables exist in the kernel; looking at the file loads nothing."""
-    return Path(f"/proc/net/ip{'6' if family == 6 else ''}_tables_names").exists()
-
-
 def has_legacy_tables(family: int) -> bool:
     """Tell whether this namespace has any legacy table; asking iptables-legacy-save where there is none makes one."""
     try:
-        return bool(Path(f"/proc/net/ip{'6' if family == 6 else ''}_tables_names").read_text().strip())
+        return bool(
+            Path(f"/proc/thread-self/net/ip{'6' if family == 6 else ''}_tables_names").read_text().strip()
+        )
     except OSError:
         return False
 

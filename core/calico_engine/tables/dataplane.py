@@ -126,6 +126,8 @@ class TableDataplane:
         while True:
             if timer.is_due():
                 await self._read_back(family, timer)
+                if not failures and not quarantined:
+                    family.release_quarantined()
             delta = family.updates()
             if not delta:
                 return delta
@@ -171,11 +173,13 @@ class TableDataplane:
 
     async def _read_back(self, family: FamilyTables, timer: ResyncTimer) -> None:
         timer.note_read()
+        started_s = self._clock()
         try:
             actual = await family.backend.read_back()
         except BaseException:
             timer.expire()
             raise
+        timer.note_read_took(self._clock() - started_s)
         drifted = family.take_actual(actual)
         if drifted and timer.is_trusted:
             shown = ", ".join(drifted[:5]) + (f" and {len(drifted) - 5} more" if len(drifted) > 5 else "")
@@ -188,7 +192,6 @@ class TableDataplane:
                 )
             )
         timer.is_trusted = True
-        family.release_quarantined()
 
     async def prune(self) -> ApplyResult:
         writes = 0

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 #: Felix's smallest post-write interval.
 _MIN_POST_WRITE_S = 0.05
-#: Between two read-backs that foreign changes ask for; the first is done at once.
-_FOREIGN_CHANGE_INTERVAL_S = 0.5
+#: Between two read-backs that foreign changes ask for, so that a busy neighbour costs us a fifth of a CPU at most.
+_MIN_FOREIGN_CHANGE_S = 0.05
+_READ_TIMES_APART = 5
 
 
 class ResyncTimer:
@@ -25,6 +26,7 @@ class ResyncTimer:
         self._last_read_s = float("-inf")
         self._expired = True
         self._foreign_due_s: float | None = None
+        self._foreign_apart_s = _MIN_FOREIGN_CHANGE_S
         self._post_write_due_s: float | None = None
         self._post_write_step_s = 0.0
         self._refresh_s = 0.0
@@ -41,7 +43,7 @@ class ResyncTimer:
 
     def note_foreign_change(self) -> None:
         """Make a read-back due soon: at once, unless there was one just now."""
-        self._foreign_due_s = max(self._clock(), self._last_read_s + _FOREIGN_CHANGE_INTERVAL_S)
+        self._foreign_due_s = max(self._clock(), self._last_read_s + self._foreign_apart_s)
 
     def note_read(self) -> None:
         now_s = self._clock()
@@ -60,6 +62,9 @@ class ResyncTimer:
         if self._post_write_s:
             self._post_write_step_s = self._post_write_s
             self._post_write_due_s = self._clock() + self._post_write_s
+
+    def note_read_took(self, duration_s: float) -> None:
+        self._foreign_apart_s = max(_MIN_FOREIGN_CHANGE_S, _READ_TIMES_APART * duration_s)
 
     def is_due(self) -> bool:
         due_s = self.due_in_s()

@@ -170,11 +170,16 @@ class Rig:
 
     # Pods and packets
 
+    def endpoint(self, name: str) -> Pod:
+        """Return a pod without links: enough where no packet is sent."""
+        if name not in self.pods:
+            self.pods[name] = Pod(name, 2 + len(self.pods))
+        return self.pods[name]
+
     def add_pod(self, name: str) -> Pod:
         """Make a pod with routes and fixed neighbours both ways. Only inside `run`."""
         sh = self.node.sh
-        pod = Pod(name, 2 + len(self.pods))
-        self.pods[name] = pod
+        pod = self.endpoint(name)
         interface = pod.interface
         sh(
             "sysctl",
