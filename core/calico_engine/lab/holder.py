@@ -202,18 +202,8 @@ class LabHolder:
             raise KeyError(f"no node {node}")
         path = self._paths.engine_log(node)
         path.parent.mkdir(parents=True, exist_ok=True)
-        argv = [
-            sys.executable,
-            "-m",
-            "calico_engine.cli",
-            "run",
-            "--profile",
-            self._plan.profile,
-            "--node",
-            node,
-        ]
-        for override in (f"options.file.path={INSIDE / 'manifests'}", *self._plan.overrides):
-            argv += ["--set", override]
+        overrides = (f"options.file.path={INSIDE / 'manifests'}", *self._plan.overrides)
+        argv = [sys.executable, "-m", "calico_engine.lab.agent", self._plan.profile, node, *overrides]
         environ = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"}
         with path.open("ab") as output:
             self._engines[node] = subprocess.Popen(

@@ -1,0 +1,1 @@
+"""Effects on the Linux kernel: netlink, sysctl, namespaces, programs. Nothing here decides policy."""
