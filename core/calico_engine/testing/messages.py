@@ -21,6 +21,7 @@ from calico_engine.messages import (
     TierPolicies,
     WorkloadEndpointUpdate,
 )
+from calico_engine.model.endpoint import IPNAT
 from calico_engine.model.policy import Action
 from calico_engine.model.resource import ResourceKey
 from calico_engine.ruleset.state import DesiredState
@@ -101,6 +102,7 @@ def make_workload_update(
     tiers: Sequence[TierPolicies] = (),
     profiles: Sequence[str] = (),
     allow_spoofed: Sequence[str] = (),
+    nats: Sequence[IPNAT] = (),
 ) -> WorkloadEndpointUpdate:
     return WorkloadEndpointUpdate(
         endpoint=endpoint_key(name),
@@ -109,6 +111,7 @@ def make_workload_update(
         tiers=tuple(tiers),
         profiles=tuple(profiles),
         allow_spoofed_source_prefixes=tuple(allow_spoofed),
+        ip_nats=tuple(nats),
     )
 
 

@@ -59,7 +59,12 @@ LOG_PREFIX_MAX_CHARS = 29
 NFLOG_PREFIX_MAX_CHARS = 63
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp", 136: "udplite"}
-_SAVED_PROTOCOLS = _PROTOCOLS | {58: "ipv6-icmp"}
+# As /etc/protocols has them, which iptables-save consults.
+_SAVED_PROTOCOLS = (
+    _PROTOCOLS
+    | {2: "igmp", 4: "ipencap", 33: "dccp", 41: "ipv6", 47: "gre", 50: "esp", 51: "ah"}
+    | {58: "ipv6-icmp", 89: "ospf", 103: "pim", 112: "vrrp"}
+)
 # The order in which libxt_conntrack prints states, whatever order they were given in.
 _SAVED_STATES = ("INVALID", "NEW", "RELATED", "ESTABLISHED", "UNTRACKED")
 
@@ -246,7 +251,5 @@ def _saved_op(op: Op, family: Family) -> str:
         case Reject(with_=with_):
             default = "icmp6-port-unreachable" if family is Family.V6 else "icmp-port-unreachable"
             return f"-j REJECT --reject-with {with_ or default}"
-        case NoTrack():
-            return "-j CT --notrack"
         case _:
             return _op(op).replace("--jump", "-j", 1)
