@@ -34,6 +34,7 @@ Document = str | bytes | Mapping[str, object] | Sequence[object] | None
 
 DEFAULT_LIMIT_BYTES = 64 * 1024 * 1024
 _MAX_LIST_DEPTH = 4
+_MAX_LINE_CHARS = 2**30
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -265,13 +266,16 @@ def encode(resource: Resource) -> bytes:
 
 def dump(resource: Resource, format: str = "yaml") -> str:  # noqa: A002  the word users know
     """Return a resource as text, "yaml" or "json"; `load` gives it back."""
-    decoded = msgspec.json.decode(encode(resource), type=dict[str, object])
+    encoded = encode(resource)
+    decoded = msgspec.json.decode(encoded, type=dict[str, object])
     value = {key: decoded.pop(key) for key in ("apiVersion", "kind", "metadata")} | decoded
     if format == "json":
         return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     if format != "yaml":
         raise ValueError(f"format must be yaml or json, not {format!r}")
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    # The reader takes no-break spaces at the ends of lines for spaces: escaped, they stay what they are.
+    plain = "\u00a0".encode() not in encoded
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=plain, width=_MAX_LINE_CHARS)
 
 
 class _Dumper(yaml.CSafeDumper):

@@ -9,6 +9,7 @@ that `on`, `yes`, `012`, `0x1f`, `1_000`, `12:30:00` and `2024-01-01` stay text.
     int    [-+]?(0|[1-9][0-9]*)
     float  [-+]?digits with a point or an exponent
 
+Text copied from a web page often has no-break spaces; at either end of a line they count as spaces.
 Aliases and `<<` merge keys work; what they expand to is limited by MAX_EXPANDED. Tags other than the core schema's
 are refused.
 """
@@ -27,6 +28,7 @@ _MAX_NUMBER_CHARS = 64
 
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?")
+_PASTED_SPACES = re.compile("^[ \u00a0]+|[ \u00a0]+$", re.MULTILINE)
 _CONSTANTS: dict[str, object] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -64,6 +66,8 @@ _Found = tuple[object, int]
 def read_documents(text: str) -> Iterator[tuple[object, int]]:
     """Yield each document's value and the line it starts on. Raises: YAMLSyntaxError."""
     reader = _Reader()
+    if "\u00a0" in text:
+        text = _PASTED_SPACES.sub(lambda spaces: " " * len(spaces[0]), text)
     try:
         for event in yaml.parse(text, Loader=yaml.CSafeLoader):
             if isinstance(event, yaml.DocumentStartEvent):
