@@ -278,6 +278,8 @@ class Applier:
             member.prune_back_off.failed(self._loop.time())
             return None
         member.prune_back_off.succeeded()
+        if result.resync_after_s:
+            member.schedule_resync_by(result.resync_after_s, self._loop.time())
         member.writes += result.writes
         if result.writes:
             self._publish(ApplyFinished(result=result))

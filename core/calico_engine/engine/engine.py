@@ -13,7 +13,9 @@ import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -32,7 +34,7 @@ from calico_engine.engine.profile import EngineProfile
 from calico_engine.engine.pump import Pending, Pump
 from calico_engine.engine.run_lock import RunLock
 from calico_engine.engine.settings import CONFIG_FILE, SettingsResolver
-from calico_engine.engine.status import EngineStatus, Health
+from calico_engine.engine.status import EngineStatus, Health, PluginWarning
 from calico_engine.engine.tasks import TaskSet
 from calico_engine.engine.world import World
 from calico_engine.errors import ConfigError, UnavailableError
@@ -44,6 +46,8 @@ from calico_engine.settings import FelixSettings
 log = logging.getLogger(__name__)
 
 RUN_DIRECTORY = "/var/run/calico"
+
+_WARNINGS = 50
 
 MakeGraph = Callable[[str, ConfigResolver], Graph]
 
@@ -82,7 +86,7 @@ class Engine:
         self.settings = self.resolver.resolve({}, {})
         self.metrics = EngineMetrics(process_metrics=self.settings.prometheus_process_metrics_enabled)
         self.world = World()
-        self.notifications: dict[str, str] = {}
+        self.warnings: deque[PluginWarning] = deque(maxlen=_WARNINGS)
         self.started_at_s = time.time()
         self._config_file = config_file
         self._wanted_settings = self.settings
@@ -295,12 +299,21 @@ class Engine:
             if self.applier is not None:
                 self.applier.invalidate(notification.plugin, "drift")
         elif notification.kind == "warning":
-            if self.notifications.get(notification.plugin) != notification.message:
-                log.warning("%s: %s", notification.plugin, notification.message)
-            self.notifications[notification.plugin] = notification.message
+            self._remember(notification)
         else:
-            self.notifications.pop(notification.plugin, None)
             log.info("%s: %s", notification.plugin, notification.message)
+
+    def _remember(self, notification: Notification) -> None:
+        """Keep a warning for status, once however often it is repeated."""
+        plugin, message = notification.plugin, notification.message
+        known = [
+            warning for warning in self.warnings if (warning.plugin, warning.message) == (plugin, message)
+        ]
+        for warning in known:
+            self.warnings.remove(warning)
+        log.log(logging.DEBUG if known else logging.WARNING, "%s: %s", plugin, message)
+        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.warnings.append(PluginWarning(plugin=plugin, message=message, time=at))
 
     def _datastore_failed(self, phase: str, error: Exception) -> None:
         name = f"datastore:{self.profile.datastore}"

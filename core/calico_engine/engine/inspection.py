@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from calico_engine import __version__
 from calico_engine.engine.member import Member, combined_status
 from calico_engine.engine.status import EngineStatus, Health, MemberStatus
-from calico_engine.plugin.protocols import EndpointStatus, SyncStatus
+from calico_engine.plugin.protocols import EndpointStatus, ReportsProblems, SyncStatus
 
 if TYPE_CHECKING:
     from calico_engine.engine.engine import Engine
@@ -31,13 +31,25 @@ def endpoint_status(engine: Engine) -> dict[str, EndpointStatus]:
     return {str(key): reported.get(key, silent) for key in keys}
 
 
+def problems(engine: Engine) -> dict[str, str]:
+    """What settings and plugins say is wrong now, subject -> sentence."""
+    found = {f"settings {number}": text for number, text in enumerate(engine.resolver.problems, 1)}
+    plugins: list[object] = [
+        member.plugin for member in (engine.applier.members if engine.applier else {}).values()
+    ]
+    plugins.append(engine.pump.datastore if engine.pump else None)
+    for plugin in plugins:
+        if isinstance(plugin, ReportsProblems):
+            found.update(plugin.problems)
+    return found
+
+
 def status(engine: Engine) -> EngineStatus:
     """The whole engine at this moment."""
     now_s = engine.now_s()
     parts = health(engine)
     runner, applier = engine.runner, engine.applier
     members = applier.members.values() if applier else ()
-    warnings = (f"{plugin}: {text}" for plugin, text in sorted(engine.notifications.items()))
     return EngineStatus(
         node=engine.node,
         profile=engine.profile.name,
@@ -47,13 +59,15 @@ def status(engine: Engine) -> EngineStatus:
         datastore=runner.status if runner else SyncStatus.WAIT_FOR_DATASTORE,
         live=all(part.live for part in parts),
         ready=all(part.ready for part in parts),
+        settled=engine.is_settled(),
         revision=engine.world.revision,
         passes=applier.passes if applier else 0,
         plugins=tuple(_member(member, now_s) for member in members),
         endpoints=endpoint_status(engine),
         rejected=dict(sorted(runner.rejected.items())) if runner else {},
         counts=engine.world.counts(),
-        problems=(*engine.resolver.problems, *warnings),
+        problems=problems(engine),
+        warnings=tuple(engine.warnings),
         notices=tuple(engine.resolver.notices),
     )
 

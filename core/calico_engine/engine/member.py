@@ -104,6 +104,11 @@ class Member:
         """Be invalidated and applied again `after_s` from now; None never."""
         self.resync_at_s = None if after_s is None else now_s + after_s
 
+    def schedule_resync_by(self, after_s: float, now_s: float) -> None:
+        """As `schedule_resync`, unless one is due earlier anyway."""
+        if self.resync_at_s is None or now_s + after_s < self.resync_at_s:
+            self.resync_at_s = now_s + after_s
+
     def is_stuck(self, error: Exception, stuck_after_failures: int) -> bool:
         """Whether retrying has lost its point: too many failures in a row, fewer when it said that it cannot."""
         limit = stuck_after_failures

@@ -24,8 +24,20 @@ class MemberStatus(msgspec.Struct, frozen=True, kw_only=True):
     next_resync_s: float | None = None
 
 
+class PluginWarning(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plugin warned of, and when last."""
+
+    plugin: str
+    message: str
+    time: str
+
+
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole engine at one moment."""
+    """The whole engine at one moment.
+
+    `rejected`: resource -> why it counts as absent. `problems`: what else is wrong now, subject -> sentence.
+    `warnings`: the latest from plugins, the newest last. `notices`: settings that are accepted but not in effect.
+    """
 
     node: str
     profile: str
@@ -35,13 +47,15 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     datastore: SyncStatus
     live: bool
     ready: bool
+    settled: bool  # ready, and nothing waits to be applied
     revision: int
     passes: int
     plugins: tuple[MemberStatus, ...]
     endpoints: Mapping[str, EndpointStatus]
     rejected: Mapping[str, str]
     counts: Mapping[str, int]
-    problems: tuple[str, ...] = ()
+    problems: Mapping[str, str] = {}
+    warnings: tuple[PluginWarning, ...] = ()
     notices: tuple[str, ...] = ()
 
 

@@ -158,6 +158,16 @@ class Notification(msgspec.Struct, frozen=True, kw_only=True):
     message: str
 
 
+@runtime_checkable
+class ReportsProblems(Protocol):
+    """What a plugin may have beside its family's methods: its present problems, for `calico-engine status`."""
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """What is wrong now: subject -> sentence. Empty when all is well."""
+        ...
+
+
 class Capability(msgspec.Struct, frozen=True, kw_only=True):
     """One line of `calico-engine check`: what, whether it is there, why it matters, what to do if it is not."""
 
