@@ -1,0 +1,5 @@
+"""`python -m calico_engine.cli`."""
+
+from calico_engine.cli import main
+
+main()
