@@ -74,6 +74,9 @@ class Applier:
         self._waiters: list[asyncio.Future[list[ApplyResult]]] = []
         self._planners: list[asyncio.Future[dict[str, list[Change]]]] = []
         self._held = False
+        self._finishing = False
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._initially_applied = False
 
     def set_options(self, options: EngineOptions) -> None:
@@ -99,7 +102,7 @@ class Applier:
 
     @property
     def may_write(self) -> bool:
-        return self._world.in_sync and not self._held
+        return self._world.in_sync and not self._held and not self._finishing
 
     def on_batch(self, batch: Batch) -> None:
         """Hand a batch to every plugin; one that raises is made anew before its next apply."""
@@ -118,6 +121,13 @@ class Applier:
         """Ask for a pass soon."""
         self._dirty.add(reason)
         self._woken.set()
+
+    def make_anew(self, reason: str) -> None:
+        """Have every plugin made anew with present settings, soon."""
+        log.info("every plugin is made anew: %s", reason)
+        for member in self.members.values():
+            member.lost = True
+        self.request(reason)
 
     def invalidate(self, name: str, reason: str) -> None:
         """Have one plugin, or every one for "", read the kernel back, soon."""
@@ -144,6 +154,15 @@ class Applier:
         self._woken.set()
         return await planner
 
+    async def finish(self, timeout_s: float) -> None:
+        """Begin no more passes; wait for the one under way, so that no transaction is cut in two."""
+        self._finishing = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._quiet.wait()
+        except TimeoutError:
+            log.warning("an apply did not end within %.0f s and is cut off", timeout_s)
+
     async def run(self) -> None:
         """Apply for ever. Raises: DataplaneStuckError."""
         try:
@@ -154,7 +173,8 @@ class Applier:
                 await self._serve_plans()
                 if self._dirty or self._waiters or self._due():
                     await asyncio.sleep(self._throttle.wait_s(self._loop.time()))
-                    await self._pass()
+                    if self.may_write:
+                        await self._pass()
         finally:
             for waiter in self._waiters:
                 waiter.cancel()
@@ -184,6 +204,7 @@ class Applier:
         reasons, self._dirty = self._dirty, set()
         waiters, self._waiters = self._waiters, []
         self.applying_since_s = self._loop.time()
+        self._quiet.clear()
         results: list[ApplyResult] = []
         failed: set[str] = set()
         try:
@@ -206,6 +227,7 @@ class Applier:
                     results.append(result)
         finally:
             self.applying_since_s = None
+            self._quiet.set()
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(results)

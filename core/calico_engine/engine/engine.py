@@ -30,6 +30,7 @@ from calico_engine.engine.graph_runner import ConfigResolver, Graph, GraphRunner
 from calico_engine.engine.link_follower import LinkFollower
 from calico_engine.engine.member import Member
 from calico_engine.engine.metrics import EngineMetrics
+from calico_engine.engine.orchestrators import serve_for_ever
 from calico_engine.engine.profile import EngineProfile
 from calico_engine.engine.pump import Pending, Pump
 from calico_engine.engine.run_lock import RunLock
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 RUN_DIRECTORY = "/var/run/calico"
 
 _WARNINGS = 50
+_FINISH_S = 5.0
 
 MakeGraph = Callable[[str, ConfigResolver], Graph]
 
@@ -117,6 +119,8 @@ class Engine:
             await self._run(tasks)
         finally:
             self.bus.publish(EngineStopping(engine=self))
+            if self.applier is not None:
+                await self.applier.finish(_FINISH_S)
             await tasks.cancel_all()
             await self._close_plugins()
             lock.release()
@@ -155,7 +159,7 @@ class Engine:
         tasks.start("reporter", reporter.run(self))
         tasks.start("servers", servers.run(self))
         for name, orchestrator in orchestrators.items():
-            tasks.start(f"orchestrator:{name}", orchestrator.serve())
+            tasks.start(f"orchestrator:{name}", serve_for_ever(name, orchestrator, self.bus.publish))
         log.info("engine started: node=%s profile=%s run_dir=%s", self.node, self.profile.name, self.run_dir)
         self.bus.publish(EngineStarted(engine=self))
         await self._stop.wait()
@@ -164,7 +168,7 @@ class Engine:
 
     def request_stop(self) -> None:
         """Stop soon; safe from any thread."""
-        self._on_loop(self._stop.set)
+        self._on_loop(self._set_stop)
 
     stop = request_stop
 
@@ -181,9 +185,14 @@ class Engine:
         return await self._running().plan()
 
     async def wait_applied(self, timeout_s: float) -> None:
-        """Return once everything known has been applied without a failure. Raises: TimeoutError."""
+        """Return once everything known has been applied without a failure.
+
+        Raises: TimeoutError; UnavailableError when the engine stops before that.
+        """
         async with asyncio.timeout(timeout_s):
             while not self.is_settled():
+                if self._stop.is_set():
+                    raise UnavailableError("the engine stopped before everything was applied")
                 self._passed.clear()
                 await self._passed.wait()
 
@@ -251,9 +260,17 @@ class Engine:
         self.metrics.observe("felix_int_dataplane_msg_batch_size", len(messages))
         self.applier.on_batch(Batch(revision=revision, in_sync=in_sync, messages=messages))
         if settings != self.settings:
-            self.settings = settings
-            for listener in self._settings_listeners:
+            self._take_settings(settings)
+
+    def _take_settings(self, settings: FelixSettings) -> None:
+        before, self.settings = self.settings, settings
+        if before.ipv6_support != settings.ipv6_support and self.applier is not None:
+            self.applier.make_anew("Ipv6Support changed")
+        for listener in self._settings_listeners:
+            try:
                 listener(settings)
+            except Exception:  # a part of the bus: one listener stops nobody else
+                log.exception("a listener failed on changed settings")
 
     # Plugins
 
@@ -375,4 +392,8 @@ class Engine:
     def _task_failed(self, name: str, error: BaseException) -> None:
         log.critical("%s failed, the engine stops: %s", name, error)
         self._failure = self._failure or error
+        self._set_stop()
+
+    def _set_stop(self) -> None:
         self._stop.set()
+        self._passed.set()

@@ -115,7 +115,7 @@ class GraphRunner:
             start += len(piece)
             began_s = loop.time()
             self._note_errors(piece)
-            self._graph.on_updates(piece)
+            self._tell(piece)
             took_s = loop.time() - began_s
             self._metrics.observe("felix_calc_graph_update_time_seconds", took_s)
             self._metrics.count("felix_calc_graph_updates_processed", len(piece))
@@ -125,6 +125,21 @@ class GraphRunner:
                 self._slice_updates = min(SLICE_UPDATES, self._slice_updates * 2)
             await asyncio.sleep(0)
         self._unflushed += len(updates)
+
+    def _tell(self, piece: Sequence[Update]) -> None:
+        """Tell the graph; a resource that it chokes on is treated as absent, like any other that is wrong."""
+        try:
+            self._graph.on_updates(piece)
+        except Exception:
+            log.exception("the graph failed on one of %d updates, telling them one by one", len(piece))
+        else:
+            return
+        for update in piece:
+            try:
+                self._graph.on_updates([update])
+            except Exception as error:  # noqa: BLE001  # one resource must not stop the node
+                self._reject(str(update.key), f"cannot be processed: {type(error).__name__}: {error}", update)
+                self._graph.on_updates([Update(update.key, None)])
 
     async def _flush(self) -> None:
         if self._unflushed > _FLUSH_IN_THREAD_UPDATES:

@@ -42,6 +42,8 @@ class LinkFollower:
                     first = False
                     delay_s = _RETRY_S
             except (KernelError, OSError) as error:
+                # Policy must not wait for links: what needs an interface waits for it by itself.
+                self._applier.release()
                 log.warning("links cannot be followed, trying again in %.0f s: %s", delay_s, error)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, _RETRY_MAX_S)

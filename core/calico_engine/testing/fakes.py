@@ -41,7 +41,9 @@ WatchItem = Sequence[Update] | SyncStatus | Exception
 class MemoryDatastore:
     """A Datastore whose resources outlive it when several are made over one `contents`."""
 
-    def __init__(self, contents: dict[ResourceKey, Resource] | None = None, *, hold_sync: bool = False) -> None:
+    def __init__(
+        self, contents: dict[ResourceKey, Resource] | None = None, *, hold_sync: bool = False
+    ) -> None:
         """hold_sync: IN_SYNC comes only when it is `say`'d."""
         self.contents = contents if contents is not None else {}
         self.hold_sync = hold_sync
@@ -242,7 +244,8 @@ def identity(message: Message) -> str:
 class PassThroughGraph:
     """A graph of one node: every resource becomes a NodeUpdate under its key's text, with its labels' "address".
 
-    A resource named "bad" is rejected. FelixConfiguration is resolved as the real graph has it resolved.
+    A resource named "bad" is rejected, one named "choke" is a bug. FelixConfiguration is resolved as
+    the real graph has it resolved.
     """
 
     def __init__(
@@ -286,6 +289,8 @@ class PassThroughGraph:
             self._maps[key.name] = {k: str(v) for k, v in spec.items()}
             self.reconfigure()
             return
+        if resource is not None and key.name == "choke":
+            raise RuntimeError("no way to process this")
         if resource is not None and key.name == "bad":
             self.rejected.append(ValidationError(name, "metadata.name", "must not be bad"))
             resource = None

@@ -23,7 +23,7 @@ from calico_engine.errors import (
 )
 from calico_engine.messages import ConfigUpdate
 from calico_engine.model.resource import ResourceKey
-from calico_engine.plugin.protocols import SyncStatus, Update
+from calico_engine.plugin.protocols import ApplyResult, SyncStatus, Update
 
 from .conftest import Rig, make_node, message_name
 
@@ -237,6 +237,64 @@ async def test_rejected_resources_are_named_until_they_are_right(rig: Rig) -> No
     rig.fakes.datastore.say([Update(broken, None)])
     await rig.fakes.datastore.delete(ResourceKey("Node", "", "bad"))
     await rig.until(lambda: not rig.engine.status().rejected)
+
+
+async def test_a_resource_the_graph_chokes_on_stops_nothing(rig: Rig) -> None:
+    rig.fakes.contents |= {node.key: node for node in (make_node("a"), make_node("choke"), make_node("b"))}
+
+    await rig.start()
+
+    assert rig.kernel("rules") == {message_name("a"), message_name("b")}
+    assert rig.engine.status().rejected == {
+        "Node(choke)": "cannot be processed: RuntimeError: no way to process this"
+    }
+
+
+async def test_plugins_are_made_anew_when_the_families_change(rig: Rig) -> None:
+    engine = await rig.start(rig.fakes.profile(Ipv6Support="true"))
+    await rig.put(make_node("a"))
+
+    engine.reload(rig.fakes.profile(Ipv6Support="false"))
+    await rig.until(lambda: all(len(made) == 2 for made in rig.fakes.made.values()))
+    await engine.wait_applied(5)
+
+    assert rig.fakes.dataplane("rules").context.families == (4,)
+    assert rig.kernel("rules") == {message_name("a")}
+
+
+async def test_an_apply_under_way_ends_before_the_engine_does(rig: Rig) -> None:
+    await rig.start()
+    entered, go_on, ended = asyncio.Event(), asyncio.Event(), []
+    plugin = rig.fakes.dataplane("rules")
+
+    async def slow() -> ApplyResult:
+        entered.set()
+        await go_on.wait()
+        ended.append(True)
+        return ApplyResult(plugin="rules")
+
+    plugin.apply = slow  # type: ignore[method-assign]
+    rig.engine.request_apply("test")
+    await entered.wait()
+
+    rig.engine.request_stop()
+    await rig.until(lambda: any(isinstance(event, EngineStopping) for event in rig.events))
+    go_on.set()
+    await rig.task
+
+    assert ended == [True]
+
+
+async def test_waiting_for_an_engine_that_stops_is_told_so(rig: Rig) -> None:
+    rig.fakes.hold_sync = True
+    engine = rig.begin()
+    waiter = asyncio.get_running_loop().create_task(engine.wait_applied(5))
+    await rig.until(lambda: bool(rig.fakes.datastores))
+
+    engine.request_stop()
+
+    with pytest.raises(UnavailableError, match="stopped before"):
+        await waiter
 
 
 async def test_stopping_leaves_the_dataplane_and_closes_everything(rig: Rig) -> None:
