@@ -22,6 +22,7 @@ from calico_engine.ruleset.compile_policy import compile_policy, compile_profile
 from calico_engine.ruleset.compile_sets import compile_sets, find_tunnels, masquerades
 from calico_engine.ruleset.compile_static import compile_static
 from calico_engine.ruleset.ir import Family, Ruleset
+from calico_engine.ruleset.names import is_interface_name
 from calico_engine.ruleset.references import reachable, stub_rules
 from calico_engine.ruleset.state import DesiredState
 from calico_engine.settings import FelixSettings
@@ -40,7 +41,7 @@ def compile_world(state: DesiredState, settings: FelixSettings, family: Family) 
         chains |= compile_profile(profile, settings, family)
     chains |= _workloads(state, settings, family)
     chains |= _hosts(state, settings, family)
-    workloads = state.workloads.values()
+    workloads = governing_workloads(state.workloads.values()).values()
     chains |= compile_nat_outgoing(settings, family, active=masquerades(state, family))
     chains |= compile_floating_ips(workloads, settings, family)
     chains |= compile_rpf_skip(workloads, settings, family)
@@ -56,10 +57,14 @@ def compile_world(state: DesiredState, settings: FelixSettings, family: Family) 
 
 
 def governing_workloads(endpoints: Iterable[WorkloadEndpointUpdate]) -> dict[str, WorkloadEndpointUpdate]:
-    """Return the endpoint that governs each interface name: of several that claim one, the first by key."""
+    """Return the endpoint that governs each interface name: of several that claim one, the first by key.
+
+    One whose interface name no rule may match on governs nothing.
+    """
     governing: dict[str, WorkloadEndpointUpdate] = {}
     for endpoint in sorted(endpoints, key=lambda update: update.endpoint):
-        governing.setdefault(endpoint.interface_name, endpoint)
+        if is_interface_name(endpoint.interface_name):
+            governing.setdefault(endpoint.interface_name, endpoint)
     return governing
 
 
