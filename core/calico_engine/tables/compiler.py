@@ -31,10 +31,11 @@ from calico_engine.ruleset.compile_nat import (
 from calico_engine.ruleset.compile_policy import compile_policy, compile_profile
 from calico_engine.ruleset.compile_sets import find_tunnels, masquerades
 from calico_engine.ruleset.compile_static import StaticRules, compile_static
-from calico_engine.ruleset.ir import ChainKey, Family, Rule
+from calico_engine.ruleset.ir import ChainKey, Drop, Family, Layer, Origin, Rule
 from calico_engine.ruleset.lower import lower_chains, lower_rules
 from calico_engine.ruleset.names import is_interface_name
 from calico_engine.ruleset.state import DesiredState, Touched
+from calico_engine.ruleset.verify import verify_chain
 from calico_engine.tables.missing_sets import all_sets, close_rules
 
 log = logging.getLogger(__name__)
@@ -188,8 +189,10 @@ class RulesetCompiler:
             self._mark(DISPATCH)
         if name and name != before:
             self._mark(DISPATCH)
-        self._note_special(workload, update, self._with_nats, FLOATING_IPS)
-        self._note_special(workload, update, self._with_spoofing, RPF_SKIP)
+        # Another endpoint of the same interface may govern it now.
+        rivals = self._claims.get(before, set()) | self._claims.get(name, set())
+        self._note_special(workload, update, self._with_nats, FLOATING_IPS, rivals)
+        self._note_special(workload, update, self._with_spoofing, RPF_SKIP, rivals)
 
     def _note_special(
         self,
@@ -197,12 +200,13 @@ class RulesetCompiler:
         update: WorkloadEndpointUpdate | None,
         members: set[ResourceKey],
         part: Part,
+        rivals: set[ResourceKey],
     ) -> None:
         """Keep track of the few endpoints that have an entry in a chain shared by all."""
         has = False
         if update is not None:
             has = bool(update.ip_nats if part is FLOATING_IPS else update.allow_spoofed_source_prefixes)
-        if has or workload in members:
+        if has or workload in members or not members.isdisjoint(rivals):
             self._mark(part)
         if has:
             members.add(workload)
@@ -212,22 +216,38 @@ class RulesetCompiler:
     # Compiling
 
     def compile_next(self) -> bool:
-        """Compile one dirty part; return False when there was none."""
+        """Compile one dirty part; return False when there was none. Raises: ConfigError for settings that cannot be."""
         if not self._dirty:
             return False
         # Newest last: parts marked while compiling (hosts mark each host) come after those that marked them.
         part = next(iter(self._dirty))
         del self._dirty[part]
+        problems: list[str] = []
+        chains: dict[ChainKey, tuple[Rule, ...]] = {}
         try:
-            chains: Chains = lower_chains(dict(self._compile(part)), self._state.settings, self.family)
+            chains = dict(lower_chains(self._compile(part), self._state.settings, self.family))
         except CalicoEngineError as error:
-            log.warning("not compiled: %s %s: %s", part[0], part[1], error)
-            self.errors[part] = str(error)
-            chains = {}
-        else:
-            self.errors.pop(part, None)
+            if part == STATIC:
+                # Without these there is nothing to hang anything into: leave the kernel as it is.
+                self._mark(part)
+                raise
+            problems.append(str(error))
+        for key, rules in chains.items():
+            faults = verify_chain(key, rules, self.family)
+            if faults:
+                problems += faults
+                chains[key] = closed_rules(key, "Not valid")
+        self._note_problems(part, problems)
         self._replace(part, chains)
         return True
+
+    def _note_problems(self, part: Part, problems: Iterable[str]) -> None:
+        reason = "; ".join(problems)
+        if reason:
+            log.warning("not compiled: %s %s: %s", part[0], part[1], reason)
+            self.errors[part] = reason
+        else:
+            self.errors.pop(part, None)
 
     def _compile(self, part: Part) -> Chains:
         state, settings = self._state, self._state.settings
@@ -384,3 +404,10 @@ class RulesetCompiler:
             self._made[part] = frozenset(chains)
         else:
             self._made.pop(part, None)
+
+
+def closed_rules(key: ChainKey, reason: str) -> tuple[Rule, ...]:
+    """Return what a chain holds that must let nothing through. The nat layer may not drop: there it is empty."""
+    if key.layer is Layer.NAT:
+        return ()
+    return (Rule((), Drop(), (reason,), Origin(note=reason)),)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from calico_engine.plugin.protocols import Change
 from calico_engine.reconcile import DeltaTracker
-from calico_engine.ruleset.ir import ChainKey, Drop, Layer, Origin, Rule
+from calico_engine.ruleset.ir import ChainKey, Layer, Rule
 from calico_engine.ruleset.references import referenced_chains, stub_rules
 from calico_engine.ruleset.state import DesiredState
 from calico_engine.settings import ChainInsertMode
@@ -23,7 +23,7 @@ from calico_engine.tables.backend import (
     TableBackend,
     TableDelta,
 )
-from calico_engine.tables.compiler import RulesetCompiler
+from calico_engine.tables.compiler import RulesetCompiler, closed_rules
 
 log = logging.getLogger(__name__)
 
@@ -275,13 +275,6 @@ class FamilyTables:
             return self.changes(self.updates()) + self.changes(self.deletions())
         finally:
             self._tracker, self._actual_hooks = kept_tracker, kept_hooks
-
-
-def closed_rules(key: ChainKey, reason: str) -> tuple[Rule, ...]:
-    """Return what a chain holds that must let nothing through. The nat layer may not drop: there it is empty."""
-    if key.layer is Layer.NAT:
-        return ()
-    return (Rule((), Drop(), (reason,), Origin(note=reason)),)
 
 
 def _targets(layer: Layer, rules: Iterable[Rule]) -> frozenset[ChainKey]:
