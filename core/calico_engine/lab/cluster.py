@@ -26,7 +26,7 @@ from calico_engine.lab.control import ask_engine, ask_holder, engine_state
 from calico_engine.lab.entering import Holder
 from calico_engine.lab.expectation import describe_difference, expected_messages
 from calico_engine.lab.paths import LabPaths, lab_paths, make_base
-from calico_engine.lab.plan import LabPlan, default_resources, make_plan
+from calico_engine.lab.plan import FABRIC, LabPlan, default_resources, make_plan
 from calico_engine.model import Resource, dump, load_each
 
 DEFAULT_PROFILE = "standalone"
@@ -39,12 +39,16 @@ Progress = Callable[[str], None]
 
 
 class LabWish(msgspec.Struct, frozen=True, kw_only=True):
-    """What to build: from a directory of manifests, or a small open cluster of `nodes` nodes."""
+    """What to build: from a directory of manifests, or a small open cluster of `nodes` nodes.
+
+    `ends_with_us`: the lab dies with the thread that made it, whatever ends that.
+    """
 
     nodes: int = 0
     profile: str = DEFAULT_PROFILE
     manifests: Path | None = None
     overrides: tuple[str, ...] = ()
+    ends_with_us: bool = False
 
 
 class Lab:
@@ -75,7 +79,7 @@ class Lab:
         plan = self._write_manifests(wish)
         self.paths.plan.write_bytes(msgspec.json.encode(plan))
         end_s = time.monotonic() + timeout_s
-        self._start_holder()
+        self._start_holder(wish)
         self._wait_built(progress, end_s)
         self.settle(progress=progress, timeout_s=max(1.0, end_s - time.monotonic()))
         return plan
@@ -147,6 +151,44 @@ class Lab:
         """Ask the engine of a node on its control socket. Raises: UnavailableError."""
         return ask_engine(self.paths.engine_socket(node), target, method=method)
 
+    def run(
+        self, place: str, argv: Sequence[str], *, timeout_s: float = 60.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program in a pod, on a node or in the fabric, and return its end and its words.
+
+        Raises: ConfigError for an unknown place, UnavailableError after `timeout_s`.
+        """
+        name, kind = self.locate(place)
+        command = [
+            sys.executable,
+            "-m",
+            "calico_engine.lab.entering",
+            str(self.paths.root),
+            name,
+            kind,
+            *argv,
+        ]
+        try:
+            return subprocess.run(command, text=True, capture_output=True, check=False, timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise UnavailableError(f"{' '.join(argv)} in {place}: no end after {timeout_s:g} s") from error
+
+    def locate(self, place: str) -> tuple[str, str]:
+        """Return a place's name in the lab and whether it is a `node` or a `pod`. Raises: ConfigError."""
+        plan = self.plan()
+        if place == FABRIC:
+            return place, "pod"
+        if place in {node.name for node in plan.nodes} and place not in {pod.name for pod in plan.pods}:
+            return place, "node"
+        return plan.pod(place).name, "pod"
+
+    def write_manifest(self, name: str, text: str) -> None:
+        """Put a manifest into the lab, whole at once, as an editor that saves safely would."""
+        path = self.paths.manifests / name
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+
     def settle(self, *, progress: Progress = lambda _text: None, timeout_s: float = 60.0) -> None:
         """Wait until every engine knows exactly what the manifests say, and has applied it.
 
@@ -173,7 +215,7 @@ class Lab:
             return str(error)
         down = sorted(key for key, status in state.endpoints.items() if status != "up")
         if not state.ready or not state.settled:
-            return f"its engine is still applying; problems: {'; '.join(state.problems) or 'none'}"
+            return f"its engine is still applying; problems: {'; '.join(state.problems.values()) or 'none'}"
         return f"endpoints not up: {', '.join(down)}" if down and self._has_pods(down) else ""
 
     def _has_pods(self, keys: Sequence[str]) -> bool:
@@ -215,11 +257,12 @@ class Lab:
         if resources:
             (self.paths.manifests / GENERATED).write_text(_yaml(resources), encoding="utf-8")
 
-    def _start_holder(self) -> None:
+    def _start_holder(self, wish: LabWish) -> None:
+        bond = ["--end-with-parent"] if wish.ends_with_us else []
         with self.paths.log.open("ab") as output:
             # It outlives us: its own session, and no stream of ours.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "calico_engine.lab.holder", str(self.paths.root)],
+                [sys.executable, "-m", "calico_engine.lab.holder", str(self.paths.root), *bond],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

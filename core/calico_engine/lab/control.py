@@ -24,7 +24,7 @@ class EngineState(msgspec.Struct, frozen=True, kw_only=True):
     settled: bool = False
     endpoints: dict[str, str] = {}
     rejected: dict[str, str] = {}
-    problems: list[str] = []
+    problems: dict[str, str] = {}
 
 
 def connect(path: Path, timeout_s: float = _TIMEOUT_S) -> socket.socket:

@@ -197,3 +197,13 @@ def _wait_for(child: int) -> int:
             signal.signal(number, handler)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
+
+
+def main(arguments: list[str]) -> int:
+    """STATE-DIRECTORY PLACE node|pod PROGRAM ARGUMENT...: run it there, for callers that cannot fork themselves."""
+    root, place, kind, *argv = arguments
+    return run_inside(LabPaths(Path(root)), place, argv, is_node=kind == "node")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

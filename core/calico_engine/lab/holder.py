@@ -1,6 +1,6 @@
 """The process that is a lab: it owns the namespaces, and everything in the lab is a child of it.
 
-    python -m calico_engine.lab.holder STATE-DIRECTORY
+    python -m calico_engine.lab.holder STATE-DIRECTORY [--end-with-parent]
 
 It makes new namespaces for itself (network: the fabric; mounts; processes; users when it is not root), builds what
 lab.json says, starts the engines and answers requests until it is told to end. When it dies, by whatever signal, the
@@ -251,6 +251,8 @@ def _read_line(connection: socket.socket) -> bytes:
 def main(arguments: list[str]) -> int:
     """Become the lab of a state directory; returns when it has ended."""
     root = Path(arguments[0]).resolve()
+    if "--end-with-parent" in arguments:
+        _end_with_parent()
     paths = LabPaths(root)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -274,6 +276,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _end_with_parent() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def _unshare_all() -> None:
     kinds = CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWUTS
     if os.geteuid() == 0 and os.environ.get("CALICO_ENGINE_LAB_USERNS") != "1":
@@ -289,8 +296,8 @@ def _unshare_all() -> None:
 def _become_first_process(paths: LabPaths) -> NoReturn:
     code = 1
     try:
+        _end_with_parent()
         libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         # Having changed users we are not readable in /proc by our own user, who is to enter these namespaces.
         libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
         privatise_mounts()

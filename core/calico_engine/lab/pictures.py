@@ -46,7 +46,9 @@ def _title(protocol: str, port: int, family: int) -> str:
 
 def _matrix(title: str, outcomes: Sequence[Outcome]) -> Table:
     sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
-    destinations = list(dict.fromkeys(outcome.destination for outcome in outcomes))
+    reached = {outcome.destination for outcome in outcomes}
+    # Columns in the order of the rows, so that the diagonal is one.
+    destinations = [name for name in sources if name in reached] + sorted(reached.difference(sources))
     by_pair = {(outcome.source, outcome.destination): outcome for outcome in outcomes}
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("from \\ to", style="bold")

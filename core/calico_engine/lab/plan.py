@@ -137,7 +137,7 @@ def default_resources(node_count: int, pods_per_node: int = 2) -> tuple[Resource
     allow = (Rule(action=Action.ALLOW),)
     made: list[Resource] = [
         IPPool(metadata=Metadata(name="lab-ipv4"), spec=IPPoolSpec(cidr=_POOL_V4, nat_outgoing=True)),
-        IPPool(metadata=Metadata(name="lab-ipv6"), spec=IPPoolSpec(cidr=_POOL_V6)),
+        IPPool(metadata=Metadata(name="lab-ipv6"), spec=IPPoolSpec(cidr=_POOL_V6, nat_outgoing=True)),
         Profile(metadata=Metadata(name="lab-open"), spec=ProfileSpec(ingress=allow, egress=allow)),
     ]
     roles = ("web", "client")

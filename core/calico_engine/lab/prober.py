@@ -246,9 +246,8 @@ def enter_spot(name: str, fabric: int) -> None:
         os.close(descriptor)
 
 
-def run_job(job: Job) -> list[Verdict]:
+def run_job(job: Job, fabric: int) -> list[Verdict]:
     """Make all connections and return their verdicts in order. Raises: KernelError, OSError."""
-    fabric = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     selector = selectors.DefaultSelector()
     for spot in job.spots:
         enter_spot(spot.name, fabric)
@@ -306,8 +305,10 @@ def main(arguments: list[str]) -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
+        # The lab's /proc shows nothing of a process of another PID namespace, such as we remain.
+        fabric = os.open(f"/proc/{holder.inner}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         holder.enter()
-        verdicts = run_job(job)
+        verdicts = run_job(job, fabric)
     except (CalicoEngineError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
