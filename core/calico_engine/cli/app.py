@@ -11,9 +11,17 @@ from collections.abc import Sequence
 
 import click
 
-from calico_engine.cli import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOT_RUNNING, EXIT_OK, EXIT_USAGE
+from calico_engine.cli import (
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NOT_RUNNING,
+    EXIT_OK,
+    EXIT_USAGE,
+)
 
 PROGRAM = "calico-engine"
+_LONGEST_LINE = 600
 
 #: name -> (module, attribute, the line in --help), in the order of --help.
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -59,9 +67,16 @@ class LazyGroup(click.Group):
         name = args[0] if args else ""
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             near = difflib.get_close_matches(name, list(COMMANDS), n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"see `{PROGRAM} --help`"
-            raise click.UsageError(f"no command {name!r}; {hint}", ctx)
+            raise UnknownCommandError(name, near, ctx)
         return super().resolve_command(ctx, args)
+
+
+class UnknownCommandError(click.UsageError):
+    """There is no such command; `hint` names the nearest."""
+
+    def __init__(self, name: str, near: Sequence[str], context: click.Context) -> None:
+        self.hint = f"did you mean {near[0]!r}?" if near else f"see `{PROGRAM} --help`"
+        super().__init__(f"no command {name!r}", context)
 
 
 def _extension_command(name: str) -> click.Command | None:
@@ -114,11 +129,16 @@ def run_program(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return EXIT_USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else PROGRAM
+        return _say(error.format_message(), getattr(error, "hint", f"see `{path} --help`"), EXIT_USAGE)
     except click.ClickException as error:
-        error.show()
-        return EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
+        return _say(error.format_message(), "", EXIT_FAILED)
     except Exception as error:
-        return _report(error, debug="--debug" in given[:1] or "--debug" in given)
+        return _report(error, debug="--debug" in given)
     return code if isinstance(code, int) else EXIT_OK
 
 
@@ -132,13 +152,24 @@ def _report(error: Exception, *, debug: bool) -> int:
 
         traceback.print_exception(error)
     hint = str(getattr(error, "hint", "") or "")
-    text = " ".join(str(error).split()).removesuffix(f"({hint})").rstrip()
-    expected = isinstance(error, CalicoEngineError | OSError)
-    click.echo(f"error: {text}" if expected else f"error: {type(error).__name__}: {text}", err=True)
-    if hint:
-        click.echo(f"hint: {hint}", err=True)
-    elif not expected:
-        click.echo(f"hint: this is a bug; `{PROGRAM} --debug ...` shows where", err=True)
+    text = str(error).removesuffix(f"({hint})")
     if isinstance(error, NotRunningError):
-        return EXIT_NOT_RUNNING
-    return EXIT_CONFIG if isinstance(error, ConfigError | PluginError) else EXIT_FAILED
+        return _say(text, hint, EXIT_NOT_RUNNING)
+    if isinstance(error, ConfigError | PluginError):
+        return _say(text, hint, EXIT_CONFIG)
+    if isinstance(error, CalicoEngineError | OSError):
+        return _say(text, hint, EXIT_FAILED)
+    return _say(
+        f"{type(error).__name__}: {text}", f"this is a bug; `{PROGRAM} --debug ...` shows where", EXIT_FAILED
+    )
+
+
+def _say(text: str, hint: str, code: int) -> int:
+    """Print an error in one line and its hint in another; return the exit code."""
+    from calico_engine.cli.output import printable
+
+    for name, sentence in (("error", text), ("hint", hint)):
+        line = printable(" ".join(sentence.split()))
+        if line:
+            click.echo(f"{name}: {line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + '...'}", err=True)
+    return code

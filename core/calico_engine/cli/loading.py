@@ -15,7 +15,15 @@ from calico_engine.engine.settings import SettingsResolver
 from calico_engine.errors import CalicoEngineError, ConfigError, ValidationError
 from calico_engine.messages import Batch
 from calico_engine.model import Resource, load_each
-from calico_engine.plugin import Dataplane, Notification, PluginContext, PluginRegistry, SyncStatus, Update, decode_options
+from calico_engine.plugin import (
+    Dataplane,
+    Notification,
+    PluginContext,
+    PluginRegistry,
+    SyncStatus,
+    Update,
+    decode_options,
+)
 from calico_engine.settings import FelixSettings
 
 
@@ -27,7 +35,9 @@ class Loaded(msgspec.Struct):
 
     @property
     def resources(self) -> list[Resource]:
-        return [update.resource for update in self.updates if update.resource is not None and not update.error]
+        return [
+            update.resource for update in self.updates if update.resource is not None and not update.error
+        ]
 
 
 def load_manifests(path: str) -> Loaded:
@@ -126,7 +136,9 @@ def make_plugin(
     run_dir: str = "/var/run/calico",
 ) -> Dataplane:
     """Return a dataplane or routing plugin that knows the desired state. It has not touched the kernel."""
-    options = decode_options(f"{family}:{name}", profile.options_of(family, name), registry.config_type(family, name))
+    options = decode_options(
+        f"{family}:{name}", profile.options_of(family, name), registry.config_type(family, name)
+    )
     context = PluginContext(
         name=name,
         node=desired.node,

@@ -52,7 +52,9 @@ def node_option(*, required: bool) -> Callable[[C], C]:
             "--node",
             default=None if required else "",
             required=required,
-            help="Name of the node." if required else "Name of this node; its host name unless NODENAME says else.",
+            help="Name of the node."
+            if required
+            else "Name of this node; its host name unless NODENAME says else.",
         )(command)
 
     return add

@@ -72,7 +72,15 @@ def _print_rich(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     Console(highlight=False).print(table)
 
 
-_STYLES = {"ok": "green", "up": "green", "yes": "green", "allow": "green", "missing": "red", "down": "red", "no": "red"}
+_STYLES = {
+    "ok": "green",
+    "up": "green",
+    "yes": "green",
+    "allow": "green",
+    "missing": "red",
+    "down": "red",
+    "no": "red",
+}
 
 
 def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -125,6 +133,11 @@ def progress(what: str, after_s: float = 1.0) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def count(number: int, what: str) -> str:
+    """Return "1 file", "2 files"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def duration(seconds: float | None) -> str:

@@ -19,9 +19,13 @@ from calico_engine.cli.output import output_option, print_json, warn
     metavar="NAME",
     help="A dataplane plugin (iptables, nftables, ipset, ...); those of the profile unless given.",
 )
-@click.option("--routing", "routings", multiple=True, metavar="NAME", help="A routing plugin whose routes to print.")
+@click.option(
+    "--routing", "routings", multiple=True, metavar="NAME", help="A routing plugin whose routes to print."
+)
 @click.option("--family", type=click.Choice(["4", "6", "both"]), default="both", show_default=True)
-@click.option("--layout", type=click.Choice(["v2", "v3"]), help="Shape of the static chains; short for felix.Layout.")
+@click.option(
+    "--layout", type=click.Choice(["v2", "v3"]), help="Shape of the static chains; short for felix.Layout."
+)
 @profile_option
 @set_option
 @output_option

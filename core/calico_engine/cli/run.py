@@ -25,9 +25,16 @@ if TYPE_CHECKING:
     help="Directory of the datastore `file`; short for --set options.file.path=DIR.",
 )
 @run_dir_option
-@click.option("--once", is_flag=True, help="Exit when everything has been applied once; the kernel stays as it is.")
 @click.option(
-    "--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="With --once: seconds to wait."
+    "--once", is_flag=True, help="Exit when everything has been applied once; the kernel stays as it is."
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=60.0,
+    show_default=True,
+    help="With --once: seconds to wait.",
 )
 def run(
     profile: str,
@@ -81,4 +88,6 @@ async def _run_once(engine: Engine, timeout_s: float) -> None:
     finally:
         await tasks.cancel_all()
     if late:
-        raise UnavailableError(f"not everything was applied within {timeout_s:g} s: {'; '.join(filter(None, late))}")
+        raise UnavailableError(
+            f"not everything was applied within {timeout_s:g} s: {'; '.join(filter(None, late))}"
+        )

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 #: So many files are read, and so many updates handed over, at a time.
 _SLICE = 500
+#: So many problems are told in one notification.
+_PROBLEMS_TOLD = 20
 
 
 class FileDatastore:
@@ -42,6 +44,7 @@ class FileDatastore:
         self._name = name
         self._notify = notify
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._problems: dict[str, str] = {}
         self._catalogue = Catalogue(self.root, config.max_file_bytes, self._report)
         self._store = Store(self._catalogue, config)
         self._tree: TreeWatch | None = None
@@ -56,7 +59,7 @@ class FileDatastore:
     @property
     def problems(self) -> dict[str, str]:
         """What is wrong with the manifests now: subject -> sentence."""
-        return self._catalogue.problems
+        return dict(self._problems)
 
     @property
     def files_read(self) -> int:
@@ -64,13 +67,23 @@ class FileDatastore:
         return self._catalogue.files_read
 
     def _report(self, subject: str, text: str) -> None:
-        """Log a problem, or its end, and tell the engine on its own thread."""
+        """Take note of a problem, or of its end, and tell the engine on its own thread all that is wrong now."""
+        if text:
+            self._problems[subject] = text
+        elif self._problems.pop(subject, None) is None:
+            return
         message = text or f"{subject.strip('#=')}: in order again"
-        log.log(logging.WARNING if text else logging.INFO, "%s", message)
         loop = self._loop
-        if self._notify is not None and loop is not None and not loop.is_closed():
-            word = Notification(plugin=self._name, kind="warning" if text else "info", message=message)
-            loop.call_soon_threadsafe(self._notify, word)
+        if self._notify is None or loop is None or loop.is_closed():
+            log.log(logging.WARNING if text else logging.INFO, "%s", message)
+            return
+        # The engine keeps one word a plugin: each has to say everything.
+        wrong = [message] if text else []
+        wrong += [other for other in self._problems.values() if other != text]
+        more = f"; and {len(wrong) - _PROBLEMS_TOLD} more" if len(wrong) > _PROBLEMS_TOLD else ""
+        said = "; ".join(wrong[:_PROBLEMS_TOLD]) + more if wrong else message
+        word = Notification(plugin=self._name, kind="warning" if wrong else "info", message=said)
+        loop.call_soon_threadsafe(self._notify, word)
 
     async def _locked(self, work: Callable[[], T]) -> T:
         """Run `work` in a thread, alone with the catalogue."""
@@ -154,7 +167,7 @@ class FileDatastore:
             async for updates in self._follow(watcher, agenda, identity, interval_s):
                 yield updates
         except UnavailableError as error:
-            self._report(str(self.root), str(error))
+            log.info("%s", error)  # what comes next reports it
         await asyncio.to_thread(self._unwatch_tree, agenda)
 
     async def _wait_for_root(self, agenda: Agenda) -> tuple[int, int] | None:

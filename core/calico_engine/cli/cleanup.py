@@ -1,0 +1,85 @@
+"""`calico-engine cleanup`: remove everything of ours from the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from calico_engine.cli import EXIT_FAILED, EXIT_OK
+from calico_engine.cli.options import profile_option, run_dir_option, set_option
+from calico_engine.cli.output import output_option, print_json, print_table, progress, warn
+
+if TYPE_CHECKING:
+    from calico_engine.engine.profile import EngineProfile
+
+
+@click.command()
+@profile_option
+@set_option
+@run_dir_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@output_option
+def cleanup(profile: str, overrides: tuple[str, ...], run_dir: str, yes: bool, output: str) -> int:
+    """Remove everything that an engine of this profile left in the kernel: rules, sets, routes.
+
+    Policy is no longer enforced after that, and endpoints lose their connection. Refused while an engine runs.
+
+    JSON: {"removed": {PLUGIN: number}, "errors": {PLUGIN: text}}
+    """
+    from calico_engine.engine.profile import load_profile
+    from calico_engine.engine.run_lock import RunLock
+
+    chosen = load_profile(profile, overrides=overrides)
+    lock = RunLock(Path(run_dir))
+    lock.acquire()
+    try:
+        if not yes:
+            click.confirm(
+                f"Remove the rules, sets and routes of profile {chosen.name} from this machine's kernel?",
+                abort=True,
+                err=True,
+            )
+        with progress("removing"):
+            removed, errors = asyncio.run(_clean(chosen, run_dir))
+    finally:
+        lock.release()
+    if output == "json":
+        print_json({"removed": removed, "errors": errors})
+    else:
+        print_table(["plugin", "removed"], [[name, str(count)] for name, count in removed.items()])
+        for name, text in errors.items():
+            warn(f"{name}: {text}")
+    return EXIT_FAILED if errors else EXIT_OK
+
+
+async def _clean(profile: EngineProfile, run_dir: str) -> tuple[dict[str, int], dict[str, str]]:
+    """Have every plugin clean up, what is referred to last; one that fails does not keep the others from it."""
+    from calico_engine.engine.assembly import Assembly, Surroundings
+    from calico_engine.engine.metrics import EngineMetrics
+    from calico_engine.engine.settings import SettingsResolver
+    from calico_engine.errors import CalicoEngineError
+    from calico_engine.plugin import PluginRegistry
+
+    settings = SettingsResolver(profile.felix, os.environ).resolve({}, {})
+    surroundings = Surroundings(
+        node="",
+        run_dir=run_dir,
+        settings=lambda: settings,
+        request_apply=lambda _: None,
+        notify=lambda note: warn(f"{note.plugin}: {note.message}") if note.kind == "warning" else None,
+        metrics=EngineMetrics(),
+    )
+    removed: dict[str, int] = {}
+    errors: dict[str, str] = {}
+    for member in reversed(Assembly(profile, PluginRegistry(), surroundings).make_members()):
+        try:
+            removed[member.full_name] = await member.plugin.cleanup()
+        except (CalicoEngineError, OSError) as error:
+            errors[member.full_name] = str(error)
+        finally:
+            await member.plugin.close()
+    return removed, errors
