@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from typing import get_args
 
 import msgspec
 import yaml
@@ -24,7 +25,7 @@ from calico_engine.errors import ValidationError
 from calico_engine.model import v1
 from calico_engine.model.canonical import shorten
 from calico_engine.model.normalise import normalise
-from calico_engine.model.policy import NetworkPolicySpec, ProfileSpec
+from calico_engine.model.policy import NetworkPolicySpec, ProfileSpec, Rule
 from calico_engine.model.resource import API_VERSION, KINDS, Resource, ResourceKey
 from calico_engine.model.shape import FieldError, clean, convert, shape_of
 from calico_engine.model.validate import validate
@@ -214,8 +215,7 @@ def _decoder(cls: type[Resource]) -> msgspec.json.Decoder[Resource]:
 
 @cache
 def _holds_rules(cls: type[Resource]) -> bool:
-    spec = msgspec.structs.fields(cls)[-1].default
-    return isinstance(spec, NetworkPolicySpec | ProfileSpec)
+    return isinstance(getattr(cls(), "spec", None), NetworkPolicySpec | ProfileSpec)
 
 
 def decode(kind: str, data: bytes) -> Resource:
@@ -231,9 +231,36 @@ def decode(kind: str, data: bytes) -> Resource:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # Nulls for absent lists land here, and what is really wrong, which then gets its proper words.
         return _decode_slowly(cls, data)
-    if _holds_rules(cls) or resource.kind != kind:
+    if resource.kind != kind or (_holds_rules(cls) and not _has_only_known_criteria(data)):
         return _decode_slowly(cls, data)
     return _finish(resource)
+
+
+def _strict_twin(cls: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """Return a struct of the same field names that refuses all others and looks at no value but structs."""
+    fields: list[tuple[str, object, object]] = []
+    names = {}
+    for field in msgspec.structs.fields(cls):
+        names[field.name] = field.encode_name
+        inner = [part for part in (field.type, *get_args(field.type)) if isinstance(part, type)]
+        nested = [part for part in inner if issubclass(part, msgspec.Struct)]
+        fields.append((field.name, _strict_twin(nested[0]) | None if nested else msgspec.Raw, None))
+    return msgspec.defstruct(f"Strict{cls.__name__}", fields, rename=names, forbid_unknown_fields=True)
+
+
+@cache
+def _criteria_decoder() -> msgspec.json.Decoder[msgspec.Struct]:
+    rules = tuple[_strict_twin(Rule), ...] | None  # type: ignore[misc,valid-type]  # made at run time
+    spec = msgspec.defstruct("RulesOfSpec", [("ingress", rules, None), ("egress", rules, None)])
+    return msgspec.json.Decoder(msgspec.defstruct("RulesOfResource", [("spec", spec | None, None)]))
+
+
+def _has_only_known_criteria(data: bytes) -> bool:
+    try:
+        _criteria_decoder().decode(data)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _decode_slowly(cls: type[Resource], data: bytes) -> Resource:

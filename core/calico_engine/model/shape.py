@@ -235,7 +235,7 @@ def _explain_type(expected: str, value: object, found: str) -> str:
         _TYPE_WORDS.get(part.strip(), part.strip()) for part in expected.split("|") if "null" not in part
     )
     if isinstance(value, bool | int | float) and "str" in expected:
-        shown = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
-        return f'must be {words}, found {shown}; quote it: "{shown}"'
+        shown = str(value).lower() if isinstance(value, bool) else value
+        return f"must be {words}, found {shown}; put it in quotes"
     shown_type = _TYPE_WORDS.get(found, found)
     return f"must be {words}, found {shown_type}"

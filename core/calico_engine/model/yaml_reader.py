@@ -81,7 +81,9 @@ def read_documents(text: str) -> Iterator[tuple[object, int]]:
         raise YAMLSyntaxError(error.problem or "not YAML", mark.line + 1 if mark else 1) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
-        raise YAMLSyntaxError(f"character {error.character!r} is not allowed", line) from None
+        character = error.character
+        code = ord(character) if isinstance(character, str) else character
+        raise YAMLSyntaxError(f"character U+{code:04X} is not allowed", line) from None
     except yaml.YAMLError as error:
         raise YAMLSyntaxError(" ".join(str(error).split()), 1) from None
     except UnicodeEncodeError:
