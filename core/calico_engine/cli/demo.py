@@ -72,7 +72,7 @@ def _tenant_lab(console: Console, *, keep: bool) -> Iterator[Lab]:
     """The lab with the tenant's manifests; gone at the end, whatever ends us."""
     from calico_engine.lab.cluster import Lab, LabWish
     from calico_engine.lab.paths import base_directory
-    from calico_engine.lab.story import write_tenant_manifests
+    from calico_engine.lab.story import OVERRIDES, write_tenant_manifests
 
     console.print("calico-engine demo\n", style="bold")
     console.print(_INTRODUCTION)
@@ -86,7 +86,7 @@ def _tenant_lab(console: Console, *, keep: bool) -> Iterator[Lab]:
         with tempfile.TemporaryDirectory(prefix="calico-engine-demo-") as directory:
             write_tenant_manifests(Path(directory))
             with _status(console, "building two nodes and three pods"):
-                lab.up(LabWish(manifests=Path(directory), ends_with_us=not keep))
+                lab.up(LabWish(manifests=Path(directory), overrides=OVERRIDES, ends_with_us=not keep))
         yield lab
     except BaseException:
         keep = False
@@ -128,6 +128,10 @@ def _print_step(console: Console, number: int, total: int, told: Told) -> None:
     console.print(f"  {step.shows}, ingress:", style="bold")
     for line in told.shown:
         console.print(f"    {line}", style="red" if "never reached" in line else "", markup=False)
+    if told.kernel:
+        console.print("\n  The same in the kernel of slave2:", style="bold")
+        for line in told.kernel:
+            console.print(f"    {line}", style="dim", markup=False)
     console.print()
     console.print(Padding(_matrix(told.outcomes), (0, 0, 0, 2)))
     denied = _denied_lines(told.outcomes)
@@ -149,7 +153,7 @@ def _matrix(outcomes: Sequence[Outcome]) -> Table:
     cells: dict[tuple[str, str], Text] = {}
     for outcome in outcomes:
         text = cells.setdefault((outcome.source, outcome.destination), Text())
-        text.append(", " if text else "")
+        text.append("\n" if text else "")
         text.append(f"{outcome.port} {outcome.result}", style="green" if outcome.result == "open" else "red")
     table = Table("from \\ to", *names)
     for source in names:

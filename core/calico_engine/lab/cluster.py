@@ -51,6 +51,17 @@ class LabWish(msgspec.Struct, frozen=True, kw_only=True):
     ends_with_us: bool = False
 
 
+class EngineSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """How a node's engine is, in short. `exit_code` only where it has ended."""
+
+    ready: bool
+    settled: bool = False
+    exit_code: int | None = None
+    endpoints: dict[str, str] = {}
+    rejected: dict[str, str] = {}
+    problems: dict[str, str] = {}
+
+
 class Lab:
     """One lab, up or not. Needs: a process with one thread, for `up` and `down` do not fork threads."""
 
@@ -204,6 +215,28 @@ class Lab:
                 if time.monotonic() > end_s:
                     raise UnavailableError(f"lab {self.name}: {node.name} is not there yet: {why}")
                 time.sleep(_POLL_S)
+
+    def engines(self) -> dict[str, EngineSummary]:
+        """Return how the engine of every node is. Raises: UnavailableError when the lab has no holder."""
+        status = self.holder({"op": "status"})
+        known = status.get("engines")
+        summaries: dict[str, EngineSummary] = {}
+        for node, engine in (known if isinstance(known, dict) else {}).items():
+            exit_code = engine.get("exit")
+            try:
+                state = engine_state(self.paths.engine_socket(node))
+            except UnavailableError as error:
+                problems = {"engine": str(error)}
+                summaries[node] = EngineSummary(ready=False, exit_code=exit_code, problems=problems)
+                continue
+            summaries[node] = EngineSummary(
+                ready=state.ready,
+                settled=state.settled,
+                endpoints=state.endpoints,
+                rejected=state.rejected,
+                problems=state.problems,
+            )
+        return summaries
 
     def _why_not_settled(self, node: str, expected: frozenset[str]) -> str:
         try:

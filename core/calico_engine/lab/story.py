@@ -20,8 +20,11 @@ from calico_engine.model.policy import EntityRule, GlobalNetworkPolicy, Profile,
 
 FRONTENDS = ("slave1-frontend1", "slave1-frontend2")
 DATABASE = "slave2-database"
+DATABASE_NODE = "slave2"
 DATABASE_PORT = 3306
 OTHER_PORT = 8080
+#: The chains of Calico 2, which have readable names and are those the article shows.
+OVERRIDES = ("felix.Layout=v2",)
 
 _STARTING = ("cluster.yaml", "endpoints.yaml", "policy.yaml", "profile.yaml")
 
@@ -36,14 +39,16 @@ class StoryStep(msgspec.Struct, frozen=True, kw_only=True):
     manifest: str = ""
     source: str = ""
     shows: str = ""
+    chain: str = ""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """A step as it turned out. `shown` is a policy or profile in words; `dead` are its rules that nothing reaches."""
+    """A step as it turned out. `shown` is the policy or profile in words, `kernel` its chain on the database's node."""
 
     step: StoryStep
     outcomes: tuple[Outcome, ...]
     shown: tuple[str, ...]
+    kernel: tuple[str, ...]
     differences: tuple[str, ...]
 
 
@@ -82,6 +87,7 @@ STEPS = (
         manifest="policy.yaml",
         source="steps/policy-deny-in-front.yaml",
         shows="namespace-default",
+        chain="cali-pi-namespace-default",
     ),
     StoryStep(
         title="The policy in order",
@@ -106,6 +112,7 @@ STEPS = (
         manifest="profile.yaml",
         source="steps/profile-in-order.yaml",
         shows="profile-database",
+        chain="cali-pri-profile-database",
     ),
 )
 
@@ -133,8 +140,16 @@ def tell_step(lab: Lab, step: StoryStep) -> Told:
         step=step,
         outcomes=tuple(outcomes),
         shown=tuple(describe_rules(lab.resources(), step.shows)),
+        kernel=tuple(read_chain(lab, DATABASE_NODE, step.chain)) if step.chain else (),
         differences=tuple(_differences(step, outcomes)),
     )
+
+
+def read_chain(lab: Lab, node: str, chain: str) -> Iterator[str]:
+    """Yield a chain's rules as the node's kernel has them, whichever iptables programmed them."""
+    for program in ("iptables-legacy-save", "iptables-nft-save"):
+        done = lab.run(node, [program, "-t", "filter"])
+        yield from (line for line in done.stdout.splitlines() if line.startswith(f"-A {chain} "))
 
 
 def _differences(step: StoryStep, outcomes: Sequence[Outcome]) -> Iterator[str]:
