@@ -73,10 +73,6 @@ class TableDelta(msgspec.Struct, frozen=True, kw_only=True):
     def __bool__(self) -> bool:
         return bool(self.chains or self.hooks or self.deletions)
 
-    @property
-    def writes(self) -> int:
-        return len(self.chains) + len(self.hooks) + len(self.deletions)
-
 
 class TableBackend(Protocol):
     """One table tool for one address family."""

@@ -103,23 +103,21 @@ class TableDataplane:
             return ApplyResult(plugin=self._context.name)
         self._watch()
         await self._compile()
-        writes = 0
         changes: list[Change] = []
+        # One after the other: the kernel takes one transaction at a time, so that side by side gains nothing.
         for family in self._families:
-            delta = await self._apply_family(family)
-            writes += delta.writes
-            changes += family.changes(delta)
+            changes += await self._apply_family(family)
         self._report_errors()
         return ApplyResult(
             plugin=self._context.name,
-            writes=writes,
+            writes=len(changes),
             changes=tuple(changes),
             endpoint_status=endpoint_status(self._state, self._families),
             resync_after_s=self._resync_after_s(),
         )
 
-    async def _apply_family(self, family: FamilyTables) -> TableDelta:
-        """Write what differs; return what was written. Raises: KernelError after several attempts."""
+    async def _apply_family(self, family: FamilyTables) -> list[Change]:
+        """Write what differs; return what that was. Raises: KernelError after several attempts."""
         timer = self._timers[family.backend.family]
         failures = 0
         quarantined = 0
@@ -130,7 +128,8 @@ class TableDataplane:
                     family.release_quarantined()
             delta = family.updates()
             if not delta:
-                return delta
+                return []
+            changes = family.changes(delta)
             try:
                 await self._commit(family, delta)
             except KernelError as error:
@@ -156,7 +155,7 @@ class TableDataplane:
                 await asyncio.sleep(_BACKOFF_S * 2**failures)
             else:
                 timer.note_write()
-                return delta
+                return changes
 
     async def _commit(self, family: FamilyTables, delta: TableDelta) -> None:
         transaction = await asyncio.to_thread(family.backend.render, delta)
@@ -194,7 +193,6 @@ class TableDataplane:
         timer.is_trusted = True
 
     async def prune(self) -> ApplyResult:
-        writes = 0
         changes: list[Change] = []
         if not self._state.in_sync or self._clock() < self._stubborn_until_s:
             return ApplyResult(plugin=self._context.name)
@@ -202,6 +200,7 @@ class TableDataplane:
             delta = family.deletions()
             if not delta:
                 continue
+            removed = family.changes(delta)
             try:
                 await self._commit(family, delta)
             except KernelError as error:
@@ -212,11 +211,10 @@ class TableDataplane:
                 self._context.notify(Notification(plugin=self._context.name, kind="warning", message=message))
             else:
                 self._timers[family.backend.family].note_write()
-                writes += delta.writes
-                changes += family.changes(delta)
+                changes += removed
         return ApplyResult(
             plugin=self._context.name,
-            writes=writes,
+            writes=len(changes),
             changes=tuple(changes),
             resync_after_s=self._resync_after_s(),
         )

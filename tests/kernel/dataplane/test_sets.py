@@ -36,7 +36,7 @@ def delta(added: tuple[str, ...] = (), removed: tuple[str, ...] = (), set_id: st
 async def settle(rig: Any, *messages: Any) -> int:
     """Hand messages to the ipset plugin alone; return the number of writes."""
     rig.ipset.on_batch(rig.node.batch(*messages))
-    return (await rig.ipset.apply()).writes + (await rig.ipset.prune()).writes
+    return int((await rig.ipset.apply()).writes + (await rig.ipset.prune()).writes)
 
 
 def test_members_go_to_the_set_of_their_family(rig: Any) -> None:
