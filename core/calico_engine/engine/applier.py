@@ -75,6 +75,7 @@ class Applier:
         self._planners: list[asyncio.Future[dict[str, list[Change]]]] = []
         self._held = False
         self._finishing = False
+        self._applying: Member | None = None
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._initially_applied = False
@@ -135,6 +136,14 @@ class Applier:
             if name in ("", member.name, member.full_name):
                 self._invalidate(member, reason)
         self.request(reason)
+
+    def repair(self, name: str) -> None:
+        """Somebody else changed a plugin's objects: have them read back and put right, at once.
+
+        A plugin that finds it out within its own apply is putting them right already.
+        """
+        if self._applying is None or name not in (self._applying.name, self._applying.full_name):
+            self.invalidate(name, "drift")
 
     async def force(self) -> list[ApplyResult]:
         """Read everything back and apply; returns what was done. Raises: UnavailableError before in sync."""
@@ -238,7 +247,7 @@ class Applier:
             logging.INFO if writes else logging.DEBUG,
             "applied: writes=%d because=%s",
             writes,
-            ",".join(sorted(reasons)),
+            ",".join(sorted(reasons)) or "timer",
         )
 
     def _note_pass(self) -> None:
@@ -279,11 +288,14 @@ class Applier:
         try:
             if member.lost:
                 await self._rebuild(member)
+            self._applying = member
             async with asyncio.timeout(self.options.apply_timeout_s):
                 result = await member.plugin.apply()
         except Exception as error:  # noqa: BLE001  # the applier's isolation point
             await self._apply_failed(member, error)
             return None
+        finally:
+            self._applying = None
         now_s = self._loop.time()
         member.succeeded(result, started_s=started_s, now_s=now_s)
         member.schedule_resync(self._resync_after_s(member, result), now_s)

@@ -314,7 +314,7 @@ class Engine:
             self.metrics.count("calico_engine_drift_detected")
             self.bus.publish(DriftDetected(plugin=notification.plugin, message=notification.message))
             if self.applier is not None:
-                self.applier.invalidate(notification.plugin, "drift")
+                self.applier.repair(notification.plugin)
         elif notification.kind == "warning":
             self._remember(notification)
         else:
