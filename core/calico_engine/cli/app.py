@@ -171,5 +171,7 @@ def _say(text: str, hint: str, code: int) -> int:
     for name, sentence in (("error", text), ("hint", hint)):
         line = printable(" ".join(sentence.split()))
         if line:
-            click.echo(f"{name}: {line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + '...'}", err=True)
+            click.echo(
+                f"{name}: {line if len(line) <= _LONGEST_LINE else line[:_LONGEST_LINE] + '...'}", err=True
+            )
     return code

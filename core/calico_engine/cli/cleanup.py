@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,10 +33,16 @@ def cleanup(profile: str, overrides: tuple[str, ...], run_dir: str, yes: bool, o
     """
     from calico_engine.engine.profile import load_profile
     from calico_engine.engine.run_lock import RunLock
+    from calico_engine.errors import CalicoEngineError, ConfigError
 
     chosen = load_profile(profile, overrides=overrides)
+    if not yes and not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on: add --yes")
     lock = RunLock(Path(run_dir))
-    lock.acquire()
+    try:
+        lock.acquire()
+    except ConfigError as error:
+        raise CalicoEngineError(str(error)) from error
     try:
         if not yes:
             click.confirm(

@@ -119,7 +119,10 @@ def dump(what: str, run_dir: str, output: str) -> int:
         settings = cast(dict[str, object], answer["settings"])
         print_table(["setting", "value"], [[name, _short(value)] for name, value in sorted(settings.items())])
     else:
-        messages = cast(list[dict[str, object]], answer["messages"])
+        # The settings have a table of their own.
+        messages = [
+            m for m in cast(list[dict[str, object]], answer["messages"]) if m["message"] != "ConfigUpdate"
+        ]
         print_table(["message", "content"], [[str(m.pop("message")), _short(m)] for m in messages])
     return EXIT_OK
 

@@ -218,7 +218,8 @@ class Catalogue:
         try:
             entries = parse_manifest(path, data)
         except ManifestError as error:
-            self._keep(path, before, f"{error}; its resources stay as they were", state)
+            stay = "; its resources stay as they were" if entries_before else ""
+            self._keep(path, before, f"{error}{stay}", state)
             return
         self._note(path, "")
         state.entries = self._with_last_good(path, entries, entries_before)
