@@ -48,15 +48,9 @@ def require(path: str, value: object) -> None:
         raise FieldError(path, "is required")
 
 
-@lru_cache(maxsize=_CACHED_LABELS)
-def _is_known_name(name: str) -> bool:
+def is_name(name: str) -> bool:
+    """Return whether a resource may have this name."""
     return len(name) <= MAX_SUBDOMAIN_CHARS and DNS_SUBDOMAIN.fullmatch(name) is not None
-
-
-def check_reference(path: str, name: str) -> None:
-    """Check the name of another resource. Few names are referred to by many resources, so they are remembered."""
-    if not _is_known_name(name):
-        check_name(path, name)
 
 
 def check_name(path: str, name: str) -> None:
@@ -73,7 +67,7 @@ def check_name(path: str, name: str) -> None:
 
 def check_names(path: str, names: Sequence[str]) -> None:
     for index, name in enumerate(names):
-        check_reference(f"{path}[{index}]", name)
+        check_name(f"{path}[{index}]", name)
 
 
 @lru_cache(maxsize=_CACHED_LABELS)
@@ -91,20 +85,21 @@ def _explain_label_key(key: str) -> str:
 
 
 @lru_cache(maxsize=_CACHED_LABELS)
-def _is_label_value(value: str) -> bool:
-    return _LABEL_VALUE.fullmatch(value) is not None
+def _is_label(key: str, value: str) -> bool:
+    return not _explain_label_key(key) and _LABEL_VALUE.fullmatch(value) is not None
 
 
 def check_labels(path: str, labels: Mapping[str, str]) -> None:
     for key, value in labels.items():
+        if _is_label(key, value):
+            continue
         if reason := _explain_label_key(key):
             raise FieldError(path, reason)
-        if not _is_label_value(value):
-            raise FieldError(
-                join(path, key),
-                f"{shorten(value)} is not a label value: at most 63 letters, digits, '-', '_' and '.', "
-                "beginning and ending with a letter or digit",
-            )
+        raise FieldError(
+            join(path, key),
+            f"{shorten(value)} is not a label value: at most 63 letters, digits, '-', '_' and '.', "
+            "beginning and ending with a letter or digit",
+        )
 
 
 def check_annotations(path: str, annotations: Mapping[str, str]) -> None:

@@ -7,27 +7,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from calico_engine.model import v1
 from calico_engine.model.canonical import (
     canonical_mac,
     ip_version,
     is_plain_host,
+    is_plain_mac,
     mask_network,
     parse_network,
     protocol_number,
     shorten,
 )
-from calico_engine.model.endpoint import EndpointPort, HostEndpoint, WorkloadEndpoint
+from calico_engine.model.endpoint import EndpointPort, HostEndpoint, WorkloadEndpoint, WorkloadEndpointSpec
 from calico_engine.model.shape import FieldError
 from calico_engine.model.validate.checks import (
     check,
     check_address,
     check_interface,
+    check_name,
     check_names,
     check_network,
     check_range,
-    check_reference,
+    is_name,
     is_single_address,
     require,
 )
@@ -42,6 +45,37 @@ _PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[-a-z0-9]{0,13}[a-z0-9])
 def check_workload(endpoint: WorkloadEndpoint) -> None:
     spec = endpoint.spec
     from_v1 = v1.CONVERTED_FROM in endpoint.metadata.annotations
+    if from_v1 or not (
+        _are_names(spec.orchestrator, spec.node, spec.endpoint, spec.service_account_name, spec.profiles)
+        and (not spec.workload or is_name(spec.workload))
+        and (not spec.pod or is_name(spec.pod))
+    ):
+        _check_identifiers(spec, from_v1=from_v1)
+    if spec.container_id and _CONTAINER_ID.fullmatch(spec.container_id) is None:
+        raise FieldError("spec.containerID", f"{shorten(spec.container_id)} must be letters, digits and '-'")
+    if spec.interface_name:
+        check_interface("spec.interfaceName", spec.interface_name)
+    if spec.mac and not is_plain_mac(spec.mac):
+        check("spec.mac", canonical_mac, spec.mac)
+    _check_workload_networks(endpoint, from_v1=from_v1)
+    if spec.ports:
+        _check_ports(spec.ports, needs_name=False)
+    for index, prefix in enumerate(spec.allow_spoofed_source_prefixes):
+        check(f"spec.allowSpoofedSourcePrefixes[{index}]", mask_network, prefix)
+
+
+@lru_cache(maxsize=16_384)
+def _are_names(
+    orchestrator: str, node: str, endpoint: str, service_account_name: str, profiles: tuple[str, ...]
+) -> bool:
+    """Return whether what many endpoints share needs no closer look."""
+    return bool(node) and all(
+        not name or is_name(name) for name in (orchestrator, node, endpoint, service_account_name, *profiles)
+    )
+
+
+def _check_identifiers(spec: WorkloadEndpointSpec, *, from_v1: bool) -> None:
+    require("spec.node", spec.node)
     for field, value in (
         ("spec.orchestrator", spec.orchestrator),
         ("spec.workload", spec.workload),
@@ -51,20 +85,8 @@ def check_workload(endpoint: WorkloadEndpoint) -> None:
         ("spec.serviceAccountName", spec.service_account_name),
     ):
         if value and not (from_v1 and _V1_IDENTIFIER.fullmatch(value)):
-            check_reference(field, value)
-    require("spec.node", spec.node)
-    if spec.container_id and _CONTAINER_ID.fullmatch(spec.container_id) is None:
-        raise FieldError("spec.containerID", f"{shorten(spec.container_id)} must be letters, digits and '-'")
-    if spec.interface_name:
-        check_interface("spec.interfaceName", spec.interface_name)
-    if spec.mac:
-        check("spec.mac", canonical_mac, spec.mac)
+            check_name(field, value)
     check_names("spec.profiles", spec.profiles)
-    _check_workload_networks(endpoint, from_v1=from_v1)
-    if spec.ports:
-        _check_ports(spec.ports, needs_name=False)
-    for index, prefix in enumerate(spec.allow_spoofed_source_prefixes):
-        check(f"spec.allowSpoofedSourcePrefixes[{index}]", mask_network, prefix)
 
 
 def _check_workload_networks(endpoint: WorkloadEndpoint, *, from_v1: bool) -> None:
@@ -117,7 +139,7 @@ def _check_ports(ports: Sequence[EndpointPort], *, needs_name: bool) -> None:
 def check_host(endpoint: HostEndpoint) -> None:
     spec = endpoint.spec
     require("spec.node", spec.node)
-    check_reference("spec.node", spec.node)
+    check_name("spec.node", spec.node)
     if not spec.interface_name and not spec.expected_ips:
         raise FieldError(
             "spec.interfaceName", 'is required where expectedIPs is empty; "*" stands for all interfaces'
