@@ -38,7 +38,8 @@ def test_networks_get_a_mask_and_their_shortest_form(text: str, network: str) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["", "10.0.0", "10.0.0.256", "010.0.0.1", "10.0.0.1/33", "10.0.0.1/255.0.0.0", "10.0.0.1/08", "fd00::g", "fe80::1%eth0",
+    ["", "10.0.0", "10.0.0.256", "010.0.0.1", "10.0.0.1/33", "10.0.0.1/255.0.0.0", "10.0.0.1/08", "fd00::g",
+     "fe80::1%eth0",
      "10.0.0.1 ", "10.0.0.1\n", "a", "1", "٣.0.0.1", "10.0.0.0/-1"],
 )  # fmt: skip
 def test_what_is_no_network_is_refused(text: str) -> None:

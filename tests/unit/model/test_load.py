@@ -1,6 +1,7 @@
 """Manifests as text: documents, lists, limits, and what YAML must not change behind the user's back."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -114,10 +115,7 @@ def test_text_that_does_not_parse_says_where(document: str | bytes, reason: str)
 def test_alias_bomb_is_refused() -> None:
     names = "abcdefghij"
     lines = ["a: &a [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [
-        f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]"
-        for before, name in zip(names, names[1:], strict=False)
-    ]
+    lines += [f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]" for before, name in pairwise(names)]
 
     assert "aliases expand to more than" in str(error_of("\n".join(lines)))
 
