@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from calico_engine.errors import KernelError
-from calico_engine.ruleset.ir import ChainKey, Family, Rule
+from calico_engine.ruleset.ir import ChainKey, Family, Layer, Rule
 from calico_engine.settings import FelixSettings
 
 
@@ -117,6 +117,14 @@ class TableBackend(Protocol):
 
     def watch(self, changed: Callable[[str], None], /) -> None:
         """Call `changed(reason)` when somebody else changes what is ours, where the kernel tells such things."""
+        ...
+
+    def measure(self, chains: Mapping[Layer, int], rules: Mapping[Layer, int], /) -> None:
+        """Publish how many chains and rules there are in each layer."""
+        ...
+
+    async def clean_leftovers(self) -> int:
+        """Remove what is ours where this backend does not write, as after a change of variant. Returns how many."""
         ...
 
     async def clean(self) -> int:

@@ -63,6 +63,7 @@ class TableDataplane:
             for family in self._families
         }
         self._watching = False
+        self._leftovers_cleaned = False
         self._known_errors: dict[str, str] = {}
         self._stubborn_until_s = 0.0
 
@@ -105,9 +106,19 @@ class TableDataplane:
         await self._compile()
         changes: list[Change] = []
         # One after the other: the kernel takes one transaction at a time, so that side by side gains nothing.
+        refused: list[KernelError] = []
         for family in self._families:
-            changes += await self._apply_family(family)
+            try:
+                written = await self._apply_family(family)
+            except KernelError as error:
+                refused.append(error)
+                continue
+            if written:
+                family.measure()
+            changes += written
         self._report_errors()
+        if refused:
+            raise refused[0]
         return ApplyResult(
             plugin=self._context.name,
             writes=len(changes),
@@ -196,6 +207,7 @@ class TableDataplane:
         changes: list[Change] = []
         if not self._state.in_sync or self._clock() < self._stubborn_until_s:
             return ApplyResult(plugin=self._context.name)
+        await self._clean_leftovers()
         for family in reversed(self._families):
             delta = family.deletions()
             if not delta:
@@ -218,6 +230,18 @@ class TableDataplane:
             changes=tuple(changes),
             resync_after_s=self._resync_after_s(),
         )
+
+    async def _clean_leftovers(self) -> None:
+        """Once, and only now that what replaces them is in place."""
+        if self._leftovers_cleaned or not all(timer.is_trusted for timer in self._timers.values()):
+            return
+        self._leftovers_cleaned = True
+        for family in self._families:
+            count = await family.backend.clean_leftovers()
+            if count:
+                log.warning(
+                    "removed %d objects of ours where we no longer write: ipv%s", count, family.backend.family
+                )
 
     def _resync_after_s(self) -> float | None:
         due = [timer.due_in_s() for timer in self._timers.values()]

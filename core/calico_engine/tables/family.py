@@ -7,6 +7,7 @@ programmed; one that is led to and does not exist is stood in for by a chain tha
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 
 from calico_engine.plugin.protocols import Change
@@ -52,9 +53,14 @@ class FamilyTables:
     def rule_count(self) -> int:
         return sum(len(hashes) for hashes in self._tracker.desired.values())
 
-    @property
-    def chain_count(self) -> int:
-        return len(self._tracker.desired)
+    def measure(self) -> None:
+        """Publish how many chains and rules there are."""
+        chains: Counter[Layer] = Counter()
+        rules: Counter[Layer] = Counter()
+        for key, hashes in self._tracker.desired.items():
+            chains[key.layer] += 1
+            rules[key.layer] += len(hashes)
+        self.backend.measure(chains, rules)
 
     # Desired state
 

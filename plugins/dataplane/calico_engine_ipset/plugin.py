@@ -212,13 +212,23 @@ class IpsetDataplane:
         for number, write in enumerate(writes):
             write.text = await asyncio.to_thread(self._text, write, number)
         leftover = "".join(f"destroy {name}\n" for name in self._temporary_names())
-        await tool.restore(leftover + "".join(write.text for write in writes))
+        await tool.restore(leftover + "".join(write.text for write in writes), self._context.metrics)
         for write in writes:
             self._note_written(write)
         self._present -= set(self._temporary_names())
+        self._measure()
         log.info(
             "sets written: sets=%d lines=%d", len(writes), sum(write.text.count("\n") for write in writes)
         )
+
+    def _measure(self) -> None:
+        metrics = self._context.metrics
+        metrics.gauge("felix_ipsets_total", len(self._present))
+        for family in self._families:
+            count = sum(set_id[0] is family for set_id in self._sets)
+            metrics.gauge(
+                "felix_ipsets_calico", count, {"ip_version": f"inet{'6' if family is Family.V6 else ''}"}
+            )
 
     def _text(self, write: _Write, number: int) -> str:
         name = self._name(write.set_id)

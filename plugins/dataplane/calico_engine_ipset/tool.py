@@ -7,21 +7,25 @@ import re
 
 from calico_engine.errors import KernelError
 from calico_engine.kernel.command import CommandResult, run_command, try_command
+from calico_engine.plugin.protocols import NO_METRICS, MetricSink
 from calico_engine.ruleset.names import owns_set
 from calico_engine_ipset.text import SavedSet, parse_references, parse_save
 
 _ERROR_LINE = re.compile(r"Error in line (\d+)")
 
 
-async def restore(text: str) -> None:
+async def restore(text: str, metrics: MetricSink = NO_METRICS) -> None:
     """Carry out lines of `ipset restore`; what is there already is no error. Raises: KernelError with the line.
 
     It is not atomic: lines before the one that failed may have been carried out.
     """
     if not text:
         return
+    metrics.count("felix_ipset_calls")
+    metrics.count("felix_ipset_lines_executed", text.count("\n"))
     result = await try_command(["ipset", "restore", "-exist"], stdin=text.encode())
     if result.returncode != 0:
+        metrics.count("felix_ipset_errors")
         raise _error(result, text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from calico_engine.errors import KernelError
 from calico_engine.kernel.command import CommandResult, try_command
@@ -15,6 +15,7 @@ from calico_engine.kernel.probe import (
     has_legacy_tables,
     iptables_program,
 )
+from calico_engine.plugin.protocols import NO_METRICS, MetricSink
 from calico_engine.ruleset.ir import ChainKey, Family, Layer, Rule
 from calico_engine.settings import FelixSettings
 from calico_engine.tables.backend import ActualTables, HookWrite, Limits, TableDelta
@@ -65,8 +66,15 @@ class IptablesBackend:
 
     limits = Limits(chain_name_chars=28, multiport_slots=15)
 
-    def __init__(self, family: Family, settings: FelixSettings, variant: VariantChoice) -> None:
+    def __init__(
+        self,
+        family: Family,
+        settings: FelixSettings,
+        variant: VariantChoice,
+        metrics: MetricSink = NO_METRICS,
+    ) -> None:
         self.family = family
+        self._metrics = metrics
         self._settings = settings
         self._variant = variant
         self._events: NftEvents | None = None
@@ -115,8 +123,10 @@ class IptablesBackend:
         if variant is IptablesVariant.LEGACY and not has_legacy_tables(int(self.family)):
             # iptables-legacy-save would make the tables only to show them empty.
             return ActualTables()
+        self._metrics.count("felix_iptables_save_calls")
         result = await try_command([iptables_program(int(self.family), variant, "save")])
         if result.returncode != 0:
+            self._metrics.count("felix_iptables_save_errors")
             raise _error(result)
         return await asyncio.to_thread(parse_save, result.text)
 
@@ -138,6 +148,8 @@ class IptablesBackend:
             # Newer versions say that they ignore it.
             argv += ["--wait-interval", str(settings.iptables_lock_probe_interval_ms * 1000)]
         lock_file = settings.iptables_lock_file_path
+        self._metrics.count("felix_iptables_restore_calls")
+        self._metrics.count("felix_iptables_lines_executed", transaction.count(b"\n"))
         result = await try_command(
             argv,
             stdin=transaction,
@@ -146,15 +158,31 @@ class IptablesBackend:
             on_start=self._events.ignore_process if self._events else None,
         )
         if result.returncode != 0:
+            self._metrics.count("felix_iptables_restore_errors")
             raise _error(result, transaction)
 
     def watch(self, changed: Callable[[str], None], /) -> None:
         self._changed = changed
 
+    def measure(self, chains: Mapping[Layer, int], rules: Mapping[Layer, int], /) -> None:
+        for layer in Layer:
+            labels = {"ip_version": str(self.family), "table": str(layer)}
+            self._metrics.gauge("felix_iptables_chains", chains.get(layer, 0), labels)
+            self._metrics.gauge("felix_iptables_rules", rules.get(layer, 0), labels)
+
+    async def clean_leftovers(self) -> int:
+        """Remove what is ours from the variant that is not in use, as after a change of it."""
+        return await self._clean(
+            variant for variant in IptablesVariant if variant is not self._variant.chosen
+        )
+
     async def clean(self) -> int:
         """Remove all of ours from both variants, as far as they are installed."""
+        return await self._clean(IptablesVariant)
+
+    async def _clean(self, variants: Iterable[IptablesVariant]) -> int:
         count = 0
-        for variant in IptablesVariant:
+        for variant in variants:
             try:
                 actual = await self._read(variant)
             except KernelError as error:

@@ -14,5 +14,6 @@ def make_dataplane(context: PluginContext) -> TableDataplane:
     families = [family for family in context.families if family == 4 or settings.ipv6_support]
     variant = VariantChoice(settings.iptables_backend, families)
     return TableDataplane(
-        context, [IptablesBackend(Family(str(family)), settings, variant) for family in families]
+        context,
+        [IptablesBackend(Family(str(family)), settings, variant, context.metrics) for family in families],
     )

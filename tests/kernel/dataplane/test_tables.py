@@ -385,3 +385,25 @@ def test_lock_held_by_another_program_is_waited_for(make_rig: Any) -> None:
         assert "cali-tw-caliweb" in rig.save()
 
     rig.run(scenario)
+
+
+def test_change_of_variant_leaves_nothing_behind(make_rig: Any, variant: str) -> None:
+    rig = make_rig()
+
+    async def scenario() -> None:
+        await rig.settle(*one_endpoint(rig))
+        before = saved(rig)
+        await rig.iptables.close()
+        other = {"legacy": "nft", "nft": "legacy"}[variant]
+        rig.settings = msgspec.structs.replace(rig.settings, iptables_backend=other)
+
+        rig.make_dataplanes()
+        await rig.settle(*one_endpoint(rig))
+
+        left = saved(rig)
+        assert "cali" not in "".join(left[4] + left[6])
+        rig.variant = other
+        after = saved(rig)
+        assert sorted(after[4] + after[6]) == sorted(before[4] + before[6])
+
+    rig.run(scenario)
