@@ -119,7 +119,9 @@ def _endpoints(count: int, node: str, seed: int, addresses: Iterator[str]) -> It
         yield WorkloadEndpoint(
             # Through JSON and back, so that every string is its own, as after reading a datastore.
             metadata=Metadata(
-                name=f"{node}-k8s-wep--{number}-eth0", namespace="default", labels=json.loads(json.dumps(labels))
+                name=f"{node}-k8s-wep--{number}-eth0",
+                namespace="default",
+                labels=json.loads(json.dumps(labels)),
             ),
             spec=WorkloadEndpointSpec(
                 orchestrator="k8s",
