@@ -94,7 +94,7 @@ class KernelSet:
         wanted = {kernel_spelling(member) for member in of_family(members, self.kind, self.family)}
         self._special = wanted & _SPECIAL
         wanted = (wanted - _SPECIAL) | self._special_members()
-        actual = self.actual() if self.shape is not None else set()
+        actual = self.actual()
         self.desired = wanted
         self.note_actual(actual)
 
