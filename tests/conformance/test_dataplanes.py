@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -47,13 +48,14 @@ class RecordingHarness:
     def outside(self) -> object:
         return dict(self._kernel.objects)
 
-    def disturb(self) -> bool:
+    def disturb(self) -> None:
         del self._kernel.objects[min(self._kernel.objects)]
-        return True
 
-    def refuse_once(self) -> bool:
-        self._kernel.refuse(1)
-        return True
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        self._kernel.refuse(1000)
+        yield
+        self._kernel.refusals.clear()
 
 
 class TestRecordingDataplane(DataplaneConformance):
@@ -80,14 +82,17 @@ class HelloHarness:
     def outside(self) -> object:
         return json.loads(self._path.read_text()) if self._path.exists() else {}
 
-    def disturb(self) -> bool:
+    def disturb(self) -> None:
         content = json.loads(self._path.read_text())
         del content[min(content)]
         self._path.write_text(json.dumps(content))
-        return True
 
-    def refuse_once(self) -> bool:
-        return False
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        # Where the file should go there is a directory.
+        self._path.mkdir()
+        yield
+        self._path.rmdir()
 
 
 class TestExampleDataplane(DataplaneConformance):

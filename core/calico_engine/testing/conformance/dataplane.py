@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import pytest
@@ -74,12 +75,15 @@ class DataplaneHarness(Protocol):
         """
         ...
 
-    def disturb(self) -> bool:
-        """Remove or change something of ours behind the plugin's back; False when that cannot be done."""
+    def disturb(self) -> None:
+        """Remove or change something of ours behind the plugin's back. Called within `run`."""
         ...
 
-    def refuse_once(self) -> bool:
-        """Let the kernel refuse the next change; False when that cannot be done."""
+    def refusing(self) -> AbstractContextManager[None]:
+        """Return a context within which the kernel refuses every change. Called within `run`.
+
+        Where that cannot be done a suite sets `test_refused_change_is_an_error_and_done_later = None`.
+        """
         ...
 
 
@@ -94,9 +98,9 @@ def run_here(scenario: Scenario) -> None:
 
 SETTINGS = ConfigUpdate(settings=FelixSettings())
 INTERFACES: tuple[Message, ...] = (
-    make_interface("cali1", index=11),
-    make_interface("cali2", index=12),
-    make_interface("eth0", "192.0.2.1", "2001:db8::1", index=2),
+    make_interface("cali1", index=1011),
+    make_interface("cali2", index=1012),
+    make_interface("eth0", "192.0.2.1", "2001:db8::1", index=1002),
 )
 SET = make_set("s:conformance-web", "10.65.0.1", "10.66.0.0/24", "fd00::1", "fd00:1::/64")
 OTHER_SET = make_set("s:conformance-db", "10.65.0.2", "fd00::2")
@@ -206,42 +210,59 @@ class DataplaneConformance:
     def harness(self) -> DataplaneHarness:
         raise NotImplementedError("define a fixture `harness` that returns a DataplaneHarness")
 
+    def make(self, harness: DataplaneHarness) -> Dataplane:
+        """Return a new plugin, which `run` will close."""
+        plugin = harness.make()
+        self.__dict__.setdefault("made", []).append(plugin)
+        return plugin
+
+    def run(self, harness: DataplaneHarness, scenario: Scenario) -> None:
+        """Run a scenario where the plugin may work, and close every plugin that it made."""
+
+        async def run_and_close() -> None:
+            try:
+                await scenario()
+            finally:
+                for plugin in self.__dict__.pop("made", []):
+                    await plugin.close()
+
+        harness.run(run_and_close)
+
     def reference(self, harness: DataplaneHarness, messages: Sequence[Message]) -> object:
         """Return what the kernel holds when a plugin is told just this, on the harness's still empty kernel."""
         seen: list[object] = []
 
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             await driver.settle(*messages)
             seen.append(harness.outside())
             await driver.plugin.cleanup()
-            await driver.plugin.close()
 
-        harness.run(scenario)
+        self.run(harness, scenario)
         return seen[0]
 
     # Quiet until told
 
     def test_plugin_keeps_the_protocol(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            assert isinstance(harness.make(), Dataplane)
+            assert isinstance(self.make(harness), Dataplane)
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_nothing_is_written_before_apply(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             driver.tell(*WORLD[:5], in_sync=False)
             driver.tell(*WORLD)
             driver.plugin.invalidate("test")
 
             assert not harness.outside()
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_render_and_plan_write_nothing(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             driver.tell(*WORLD)
 
             text = driver.plugin.render()
@@ -253,23 +274,23 @@ class DataplaneConformance:
                 assert text
                 assert {change.action for change in changes} >= {"+"}
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_plugin_without_any_word_applies(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
 
             assert isinstance(driver.plugin.render(), str)
             await driver.settle(SETTINGS)
             assert await driver.settle() == 0
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     # Idempotent
 
     def test_second_apply_writes_nothing(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             first = await driver.settle(*WORLD)
             there = harness.outside()
 
@@ -278,40 +299,40 @@ class DataplaneConformance:
             assert bool(first) == bool(there) or not self.programs_something
             assert not list(await driver.plugin.plan())
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_saying_the_same_again_writes_nothing(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             await driver.settle(*WORLD)
 
             assert await driver.settle(*WORLD) == 0
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_restart_writes_nothing(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            first = Driver(harness.make())
+            first = Driver(self.make(harness))
             await first.settle(*WORLD)
             there = harness.outside()
             await first.plugin.close()
             assert harness.outside() == there
 
-            assert await Driver(harness.make()).settle(*WORLD) == 0
+            assert await Driver(self.make(harness)).settle(*WORLD) == 0
             assert harness.outside() == there
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_reading_back_finds_nothing_to_do(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             await driver.settle(*WORLD)
 
             driver.plugin.invalidate("test")
 
             assert await driver.settle() == 0
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     # A function of the present
 
@@ -319,73 +340,72 @@ class DataplaneConformance:
         wanted = self.reference(harness, LESS)
 
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             await driver.settle(*WORLD)
             await driver.settle(*REMOVALS)
 
             assert harness.outside() == wanted
             assert not list(await driver.plugin.plan())
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_state_does_not_depend_on_how_it_was_told(self, harness: DataplaneHarness) -> None:
         wanted = self.reference(harness, WORLD)
 
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             for message in WORLD:
                 await driver.settle(message)
 
             assert harness.outside() == wanted
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_network_may_come_in_any_order(self, harness: DataplaneHarness) -> None:
         wanted = self.reference(harness, WORLD)
 
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             await driver.settle(SETTINGS, *SETS, *POLICIES, *ENDPOINTS)
             for message in reversed((*INTERFACES, *NETWORK)):
                 await driver.settle(message)
 
             assert harness.outside() == wanted
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_what_came_and_went_leaves_nothing(self, harness: DataplaneHarness) -> None:
         wanted = self.reference(harness, (SETTINGS, *INTERFACES))
 
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             await driver.settle(*WORLD)
             await driver.settle(*REMOVALS, *LAST_REMOVALS)
 
             assert harness.outside() == wanted
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_what_changed_while_nobody_ran_is_found(self, harness: DataplaneHarness) -> None:
         wanted = self.reference(harness, LESS)
 
         async def scenario() -> None:
-            await Driver(harness.make()).settle(*WORLD)
+            await Driver(self.make(harness)).settle(*WORLD)
 
-            await Driver(harness.make()).settle(*LESS)
+            await Driver(self.make(harness)).settle(*LESS)
 
             assert harness.outside() == wanted
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     # Repair
 
     def test_disturbance_is_seen_and_repaired(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             await driver.settle(*WORLD)
             there = harness.outside()
-            if not harness.disturb():
-                pytest.skip("this kernel cannot be disturbed")
+            harness.disturb()
             assert harness.outside() != there
 
             assert list(await driver.plugin.plan())
@@ -395,30 +415,28 @@ class DataplaneConformance:
             assert harness.outside() == there
             assert not list(await driver.plugin.plan())
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_refused_change_is_an_error_and_done_later(self, harness: DataplaneHarness) -> None:
         wanted = self.reference(harness, WORLD)
 
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             driver.tell(*WORLD)
-            if not harness.refuse_once():
-                pytest.skip("this kernel cannot be made to refuse")
-
-            with pytest.raises(KernelError):
+            with harness.refusing(), pytest.raises(KernelError):
                 await driver.plugin.apply()
+
             await driver.settle()
 
             assert harness.outside() == wanted
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     # Clean
 
     def test_cleanup_removes_everything_of_ours(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             await driver.settle(*WORLD)
             assert bool(harness.outside()) or not self.programs_something
 
@@ -427,21 +445,21 @@ class DataplaneConformance:
             assert not harness.outside()
             assert await driver.plugin.cleanup() == 0
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_cleanup_needs_no_memory(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            await Driver(harness.make()).settle(*WORLD)
+            await Driver(self.make(harness)).settle(*WORLD)
 
-            await harness.make().cleanup()
+            await self.make(harness).cleanup()
 
             assert not harness.outside()
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_apply_after_cleanup_programs_everything_again(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             await driver.settle(*WORLD)
             there = harness.outside()
             await driver.plugin.cleanup()
@@ -451,13 +469,13 @@ class DataplaneConformance:
 
             assert harness.outside() == there
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     # What it says
 
     def test_results_name_local_endpoints_only(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             driver.tell(*WORLD)
 
             result = await driver.plugin.apply()
@@ -465,17 +483,17 @@ class DataplaneConformance:
             assert set(result.endpoint_status) <= {endpoint.endpoint for endpoint in ENDPOINTS}
             assert result.resync_after_s is None or result.resync_after_s >= 0
 
-        harness.run(scenario)
+        self.run(harness, scenario)
 
     def test_endpoint_whose_interface_goes_and_comes(self, harness: DataplaneHarness) -> None:
         async def scenario() -> None:
-            driver = Driver(harness.make())
+            driver = Driver(self.make(harness))
             await driver.settle(*WORLD)
             there = harness.outside()
 
-            await driver.settle(make_interface("cali1", index=11, up=False))
-            await driver.settle(InterfaceUpdate(name="cali1", index=11, up=True))
+            await driver.settle(make_interface("cali1", index=1011, up=False))
+            await driver.settle(InterfaceUpdate(name="cali1", index=1011, up=True))
 
             assert harness.outside() == there
 
-        harness.run(scenario)
+        self.run(harness, scenario)
