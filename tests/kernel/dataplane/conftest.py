@@ -99,6 +99,8 @@ class Rig:
         self.settings = msgspec.structs.replace(settings, iptables_lock_file_path=str(lock_file))
         self.variant = settings.iptables_backend
         self.pods: dict[str, Pod] = {}
+        self.outside: Pod | None = None
+        self.as_host: Pod
         self.ipset: Dataplane
         self.iptables: Dataplane
         self.requests: list[str] = []
@@ -233,6 +235,51 @@ class Rig:
             )
         return pod
 
+    def add_outside(self) -> Pod:
+        """Make a host beyond the node's interface eth0, which knows the way to the pods. Only inside `run`."""
+        sh = self.node.sh
+        host = self.outside = Pod("outside", 2)
+        host.interface, host.addresses = "eth0", {4: "192.0.2.2", 6: "fd02::2"}
+        own = {4: "192.0.2.1", 6: "fd02::1"}
+        self.as_host = Pod("node", 1)
+        self.as_host.namespace.close()
+        self.as_host.namespace = self.node.namespace
+        self.as_host.interface, self.as_host.addresses = "eth0", own
+        forward = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        sh("sysctl", "-qw", *forward, "net.ipv6.conf.default.accept_dad=0")
+        host.namespace.run(lambda: sh("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0"))
+        sh("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self._path(host))
+        sh("ip", "link", "set", "eth0", "up")
+        for version, length in ((4, 24), (6, 64)):
+            sh("ip", f"-{version}", "address", "add", f"{own[version]}/{length}", "dev", "eth0")
+
+        def configure() -> None:
+            sh("ip", "link", "set", "lo", "up")
+            sh("ip", "link", "set", "eth0", "up")
+            for version, length in ((4, 24), (6, 64)):
+                sh(
+                    "ip",
+                    f"-{version}",
+                    "address",
+                    "add",
+                    f"{host.addresses[version]}/{length}",
+                    "dev",
+                    "eth0",
+                )
+                sh("ip", f"-{version}", "route", "add", "default", "via", own[version], "dev", "eth0")
+            self._fix_neighbours(own, "02:00:00:00:00:01", "02:00:00:00:00:02")
+
+        host.namespace.run(configure)
+        self._fix_neighbours(host.addresses, "02:00:00:00:00:02", "02:00:00:00:00:01")
+        return host
+
+    def _fix_neighbours(self, addresses: dict[int, str], theirs: str, ours: str) -> None:
+        """A host endpoint drops neighbour discovery too, in Calico as here: no policy of the tests lets it through."""
+        self.node.sh("ip", "link", "set", "eth0", "address", ours)
+        for version, address in addresses.items():
+            permanent = ("lladdr", theirs, "dev", "eth0", "nud", "permanent")
+            self.node.sh("ip", f"-{version}", "neighbour", "replace", address, *permanent)
+
     @staticmethod
     def _path(pod: Pod) -> str:
         return f"/proc/{os.getpid()}/fd/{pod.namespace.descriptor}"
@@ -248,21 +295,28 @@ class Rig:
             server.listen()
             try:
                 client.connect((target.addresses[version], port))
-            except (TimeoutError, ConnectionRefusedError):
+            except (TimeoutError, ConnectionRefusedError, PermissionError):
                 return False
             return True
 
     def udp(self, source: Pod, target: Pod, version: int, port: int) -> bool:
         """Tell whether a datagram arrives."""
+        return bool(self.udp_source(source, target, version, port))
+
+    def udp_source(self, source: Pod, target: Pod, version: int, port: int, sender: str = "") -> str:
+        """Send a datagram, from the address `sender` if given; return whom it came from, "" if it did not come."""
         with (
             target.socket(version, socket.SOCK_DGRAM) as server,
             source.socket(version, socket.SOCK_DGRAM) as client,
         ):
             server.bind((target.addresses[version], port))
-            client.sendto(b"probe", (target.addresses[version], port))
+            if sender:
+                client.bind((sender, 0))
+            with contextlib.suppress(PermissionError):  # what a DROP on the way out says
+                client.sendto(b"probe", (target.addresses[version], port))
             with contextlib.suppress(TimeoutError):
-                return server.recv(16) == b"probe"
-            return False
+                return str(server.recvfrom(16)[1][0])
+            return ""
 
     def ping(self, source: Pod, target: Pod, version: int) -> bool:
         """Tell whether an echo request is answered."""
@@ -281,7 +335,7 @@ class Rig:
             return False
 
     def close(self) -> None:
-        for pod in self.pods.values():
+        for pod in [*self.pods.values(), *([self.outside] if self.outside else [])]:
             pod.namespace.close()
 
 
