@@ -200,7 +200,7 @@ class World:
 def _unique(resources: Iterable[Resource | Mapping[str, object] | str | bytes]) -> list[Resource]:
     """Load what is not loaded; of two resources of one key the later counts."""
     by_key: dict[ResourceKey, Resource] = {}
-    for given in [resources] if isinstance(resources, str | bytes | Mapping) else resources:
+    for given in (resources,) if isinstance(resources, str | bytes) else resources:
         for resource in (given,) if isinstance(given, Resource) else load(given):
             by_key[resource.key] = resource
     return list(by_key.values())

@@ -26,32 +26,41 @@ from typing import TypeVar
 
 import msgspec
 
-from calico_engine.model.bgp import ASNumber, BGPPeer, BGPPeerSpec
+from calico_engine.model.bgp import BGPPeer, BGPPeerSpec
 from calico_engine.model.canonical import canonical_network, mask_network, shorten
 from calico_engine.model.endpoint import (
-    IPNAT,
     HostEndpoint,
     HostEndpointSpec,
     WorkloadEndpoint,
     WorkloadEndpointSpec,
 )
 from calico_engine.model.names import DNS_SUBDOMAIN, GLOBAL_POLICY_NAME, workload_endpoint_name
-from calico_engine.model.node import EncapMode, IPPool, IPPoolSpec, Node, NodeBGPSpec, NodeSpec, OrchRef
+from calico_engine.model.node import EncapMode, IPPool, IPPoolSpec, Node, NodeSpec
 from calico_engine.model.policy import (
     Action,
     EntityRule,
     GlobalNetworkPolicy,
     GlobalNetworkPolicySpec,
-    ICMPFields,
     PolicyType,
-    Port,
     Profile,
     ProfileSpec,
-    Protocol,
     Rule,
 )
-from calico_engine.model.resource import Metadata, Resource, camel
+from calico_engine.model.resource import Metadata, Resource
 from calico_engine.model.shape import FieldError, clean, convert, shape_of
+from calico_engine.model.v1_manifest import (
+    IPIPV1,
+    EntityRuleV1,
+    HostEndpointV1,
+    MetadataV1,
+    NodeV1,
+    PeerV1,
+    PolicyV1,
+    PoolV1,
+    ProfileV1,
+    RuleV1,
+    WorkloadEndpointV1,
+)
 
 V = TypeVar("V")
 
@@ -61,156 +70,6 @@ CONVERTED_FROM = "projectcalico.org/converted-from"
 _ACTIONS = {action.value.lower(): action for action in Action}
 _TYPES = {kind.value.lower(): kind for kind in PolicyType}
 _ENCAP_MODES = {"": EncapMode.ALWAYS, "always": EncapMode.ALWAYS, "cross-subnet": EncapMode.CROSS_SUBNET}
-
-
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, rename=camel()):
-    """Options every v1 struct shares."""
-
-
-class _Metadata(_Struct, frozen=True):
-    name: str = ""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-
-
-class _EntityRule(_Struct, frozen=True):
-    tag: str = ""
-    net: str = ""
-    nets: tuple[str, ...] = ()
-    selector: str = ""
-    ports: tuple[Port, ...] = ()
-    not_tag: str = ""
-    not_net: str = ""
-    not_nets: tuple[str, ...] = ()
-    not_selector: str = ""
-    not_ports: tuple[Port, ...] = ()
-
-
-class _Rule(_Struct, frozen=True, rename=camel(("not_icmp", "notICMP"))):
-    action: str
-    ip_version: int | None = None
-    protocol: Protocol | None = None
-    icmp: ICMPFields | None = None
-    not_protocol: Protocol | None = None
-    not_icmp: ICMPFields | None = None
-    source: _EntityRule = _EntityRule()
-    destination: _EntityRule = _EntityRule()
-
-
-class _PolicySpec(_Struct, frozen=True, rename=camel(("pre_dnat", "preDNAT"))):
-    order: float | None = None
-    ingress: tuple[_Rule, ...] = ()
-    egress: tuple[_Rule, ...] = ()
-    selector: str = ""
-    do_not_track: bool = False
-    pre_dnat: bool = False
-    types: tuple[str, ...] = ()
-
-
-class _ProfileMetadata(_Metadata, frozen=True):
-    tags: tuple[str, ...] = ()
-
-
-class _ProfileSpec(_Struct, frozen=True):
-    ingress: tuple[_Rule, ...] = ()
-    egress: tuple[_Rule, ...] = ()
-
-
-class _WorkloadMetadata(_Metadata, frozen=True, rename=camel(("active_instance_id", "activeInstanceID"))):
-    workload: str = ""
-    orchestrator: str = ""
-    node: str = ""
-    active_instance_id: str = ""
-
-
-class _WorkloadSpec(_Struct, frozen=True, rename=camel(("ip_nats", "ipNATs"))):
-    ip_networks: tuple[str, ...] = ()
-    ip_nats: tuple[IPNAT, ...] = ()
-    ipv4_gateway: str = ""
-    ipv6_gateway: str = ""
-    profiles: tuple[str, ...] = ()
-    interface_name: str = ""
-    mac: str = ""
-
-
-class _HostMetadata(_Metadata, frozen=True):
-    node: str = ""
-
-
-class _HostSpec(_Struct, frozen=True, rename=camel(("expected_ips", "expectedIPs"))):
-    interface_name: str = ""
-    expected_ips: tuple[str, ...] = ()
-    profiles: tuple[str, ...] = ()
-
-
-class _PoolMetadata(_Metadata, frozen=True):
-    cidr: str = ""
-
-
-class _IPIP(_Struct, frozen=True):
-    enabled: bool = False
-    mode: str = ""
-
-
-class _PoolSpec(_Struct, frozen=True, rename=camel(("nat_outgoing", "nat-outgoing"))):
-    ipip: _IPIP | None = None
-    nat_outgoing: bool = False
-    disabled: bool = False
-
-
-class _NodeSpec(_Struct, frozen=True):
-    bgp: NodeBGPSpec | None = None
-    orch_refs: tuple[OrchRef, ...] = ()
-
-
-class _PeerMetadata(_Metadata, frozen=True, rename=camel(("peer_ip", "peerIP"))):
-    scope: str = ""
-    node: str = ""
-    peer_ip: str = ""
-
-
-class _PeerSpec(_Struct, frozen=True):
-    as_number: ASNumber | None = None
-
-
-class _Manifest(_Struct, frozen=True):
-    api_version: str
-    kind: str
-
-
-class _Policy(_Manifest, frozen=True):
-    metadata: _Metadata = _Metadata()
-    spec: _PolicySpec = _PolicySpec()
-
-
-class _Profile(_Manifest, frozen=True):
-    metadata: _ProfileMetadata = _ProfileMetadata()
-    spec: _ProfileSpec = _ProfileSpec()
-
-
-class _WorkloadEndpoint(_Manifest, frozen=True):
-    metadata: _WorkloadMetadata = _WorkloadMetadata()
-    spec: _WorkloadSpec = _WorkloadSpec()
-
-
-class _HostEndpoint(_Manifest, frozen=True):
-    metadata: _HostMetadata = _HostMetadata()
-    spec: _HostSpec = _HostSpec()
-
-
-class _Pool(_Manifest, frozen=True):
-    metadata: _PoolMetadata = _PoolMetadata()
-    spec: _PoolSpec = _PoolSpec()
-
-
-class _Node(_Manifest, frozen=True):
-    metadata: _Metadata = _Metadata()
-    spec: _NodeSpec = _NodeSpec()
-
-
-class _Peer(_Manifest, frozen=True):
-    metadata: _PeerMetadata = _PeerMetadata()
-    spec: _PeerSpec = _PeerSpec()
 
 
 def load_v1(document: Mapping[str, object]) -> Resource:
@@ -242,7 +101,7 @@ def convert_name(name: str, allowed: re.Pattern[str] = DNS_SUBDOMAIN) -> str:
     return f"{cleaned}-{digest}" if cleaned else digest
 
 
-def _metadata(name: str, source: _Metadata) -> Metadata:
+def _metadata(name: str, source: MetadataV1) -> Metadata:
     annotations = {**source.annotations, CONVERTED_FROM: API_VERSION}
     return Metadata(name=name, labels=source.labels, annotations=annotations)
 
@@ -263,7 +122,7 @@ def _require(value: str, path: str) -> str:
 
 
 def _policy(document: Mapping[str, object]) -> Resource:
-    v1 = convert(clean(document, shape_of(_Policy)), _Policy)
+    v1 = convert(clean(document, shape_of(PolicyV1)), PolicyV1)
     types = tuple([_lookup(kind, _TYPES, f"spec.types[{index}]") for index, kind in enumerate(v1.spec.types)])
     return GlobalNetworkPolicy(
         metadata=_metadata(convert_name(v1.metadata.name, GLOBAL_POLICY_NAME), v1.metadata),
@@ -281,7 +140,7 @@ def _policy(document: Mapping[str, object]) -> Resource:
 
 
 def _profile(document: Mapping[str, object]) -> Resource:
-    v1 = convert(clean(document, shape_of(_Profile)), _Profile)
+    v1 = convert(clean(document, shape_of(ProfileV1)), ProfileV1)
     tags = {_tag_label(tag): "" for tag in v1.metadata.tags}
     return Profile(
         metadata=Metadata(
@@ -297,7 +156,7 @@ def _profile(document: Mapping[str, object]) -> Resource:
 
 
 def _workload(document: Mapping[str, object]) -> Resource:
-    v1 = convert(clean(document, shape_of(_WorkloadEndpoint)), _WorkloadEndpoint)
+    v1 = convert(clean(document, shape_of(WorkloadEndpointV1)), WorkloadEndpointV1)
     metadata, spec = v1.metadata, v1.spec
     for field in ("name", "workload", "orchestrator", "node"):
         _require(getattr(metadata, field), f"metadata.{field}")
@@ -328,7 +187,7 @@ def _workload(document: Mapping[str, object]) -> Resource:
 
 
 def _host(document: Mapping[str, object]) -> Resource:
-    v1 = convert(clean(document, shape_of(_HostEndpoint)), _HostEndpoint)
+    v1 = convert(clean(document, shape_of(HostEndpointV1)), HostEndpointV1)
     node = convert_name(_require(v1.metadata.node, "metadata.node"))
     name = convert_name(_require(v1.metadata.name, "metadata.name"))
     return HostEndpoint(
@@ -343,12 +202,12 @@ def _host(document: Mapping[str, object]) -> Resource:
 
 
 def _pool(document: Mapping[str, object]) -> Resource:
-    v1 = convert(clean(document, shape_of(_Pool)), _Pool)
+    v1 = convert(clean(document, shape_of(PoolV1)), PoolV1)
     try:
         cidr = canonical_network(_require(v1.metadata.cidr, "metadata.cidr"))
     except ValueError as error:
         raise error if isinstance(error, FieldError) else FieldError("metadata.cidr", str(error)) from None
-    ipip = v1.spec.ipip or _IPIP()
+    ipip = v1.spec.ipip or IPIPV1()
     mode = _lookup(ipip.mode, _ENCAP_MODES, "spec.ipip.mode")
     return IPPool(
         metadata=_metadata(re.sub(r"[.:/]+", "-", cidr).strip("-"), v1.metadata),
@@ -362,7 +221,7 @@ def _pool(document: Mapping[str, object]) -> Resource:
 
 
 def _node(document: Mapping[str, object]) -> Resource:
-    v1 = convert(clean(document, shape_of(_Node)), _Node)
+    v1 = convert(clean(document, shape_of(NodeV1)), NodeV1)
     return Node(
         metadata=_metadata(convert_name(v1.metadata.name), v1.metadata),
         spec=NodeSpec(bgp=v1.spec.bgp, orch_refs=v1.spec.orch_refs),
@@ -370,7 +229,7 @@ def _node(document: Mapping[str, object]) -> Resource:
 
 
 def _peer(document: Mapping[str, object]) -> Resource:
-    v1 = convert(clean(document, shape_of(_Peer)), _Peer)
+    v1 = convert(clean(document, shape_of(PeerV1)), PeerV1)
     metadata = v1.metadata
     if metadata.scope not in ("", "global", "node"):
         raise FieldError("metadata.scope", f"{shorten(metadata.scope)} is not one of global, node")
@@ -386,11 +245,11 @@ def _peer(document: Mapping[str, object]) -> Resource:
     )
 
 
-def _rules(rules: tuple[_Rule, ...], path: str) -> tuple[Rule, ...]:
+def _rules(rules: tuple[RuleV1, ...], path: str) -> tuple[Rule, ...]:
     return tuple([_rule(rule, f"{path}[{index}]") for index, rule in enumerate(rules)])
 
 
-def _rule(rule: _Rule, path: str) -> Rule:
+def _rule(rule: RuleV1, path: str) -> Rule:
     return Rule(
         action=_lookup(rule.action, _ACTIONS, f"{path}.action"),
         ip_version=rule.ip_version,
@@ -403,7 +262,7 @@ def _rule(rule: _Rule, path: str) -> Rule:
     )
 
 
-def _entity(entity: _EntityRule, path: str) -> EntityRule:
+def _entity(entity: EntityRuleV1, path: str) -> EntityRule:
     selector, not_selector = entity.selector, entity.not_selector
     if entity.tag:
         tagged = f"has({_tag_label(entity.tag)})"
