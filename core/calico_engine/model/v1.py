@@ -101,6 +101,11 @@ def convert_name(name: str, allowed: re.Pattern[str] = DNS_SUBDOMAIN) -> str:
     return f"{cleaned}-{digest}" if cleaned else digest
 
 
+def _node_name(name: str) -> str:
+    """Return the v3 name of a node. Host names know no case, and what runs there goes by the lower one."""
+    return convert_name(name.lower())
+
+
 def _metadata(name: str, source: MetadataV1) -> Metadata:
     annotations = {**source.annotations, CONVERTED_FROM: API_VERSION}
     return Metadata(name=name, labels=source.labels, annotations=annotations)
@@ -167,7 +172,7 @@ def _workload(document: Mapping[str, object]) -> Resource:
     v3 = WorkloadEndpointSpec(
         orchestrator=metadata.orchestrator,
         workload=metadata.workload,
-        node=convert_name(metadata.node),
+        node=_node_name(metadata.node),
         container_id=metadata.active_instance_id,
         pod=pod,
         endpoint=metadata.name,
@@ -188,7 +193,7 @@ def _workload(document: Mapping[str, object]) -> Resource:
 
 def _host(document: Mapping[str, object]) -> Resource:
     v1 = convert(clean(document, shape_of(HostEndpointV1)), HostEndpointV1)
-    node = convert_name(_require(v1.metadata.node, "metadata.node"))
+    node = _node_name(_require(v1.metadata.node, "metadata.node"))
     name = convert_name(_require(v1.metadata.name, "metadata.name"))
     return HostEndpoint(
         metadata=_metadata(f"{node}.{name}", v1.metadata),
@@ -223,7 +228,7 @@ def _pool(document: Mapping[str, object]) -> Resource:
 def _node(document: Mapping[str, object]) -> Resource:
     v1 = convert(clean(document, shape_of(NodeV1)), NodeV1)
     return Node(
-        metadata=_metadata(convert_name(v1.metadata.name), v1.metadata),
+        metadata=_metadata(_node_name(v1.metadata.name), v1.metadata),
         spec=NodeSpec(bgp=v1.spec.bgp, orch_refs=v1.spec.orch_refs),
     )
 
@@ -233,7 +238,7 @@ def _peer(document: Mapping[str, object]) -> Resource:
     metadata = v1.metadata
     if metadata.scope not in ("", "global", "node"):
         raise FieldError("metadata.scope", f"{shorten(metadata.scope)} is not one of global, node")
-    node = convert_name(metadata.node)
+    node = _node_name(metadata.node)
     if metadata.scope == "node":
         _require(node, "metadata.node")
     elif node and metadata.scope == "global":

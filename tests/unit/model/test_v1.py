@@ -89,6 +89,15 @@ def test_names_that_v3_does_not_allow_are_made_unique() -> None:
     assert convert_name("My_Profile").startswith("my-profile-")
 
 
+def test_node_names_are_lower_case_wherever_they_stand() -> None:
+    node = load_one("node", {"name": "Rack1-Host1"})
+    host = load_one("hostEndpoint", {"node": "Rack1-Host1", "name": "eth0"}, {"interfaceName": "eth0"})
+
+    assert isinstance(host, HostEndpoint)
+    assert node.metadata.name == "rack1-host1"
+    assert (host.spec.node, workload(node="Rack1-Host1").spec.node) == ("rack1-host1", "rack1-host1")
+
+
 def test_endpoint_and_profile_agree_on_a_converted_name() -> None:
     profile = load_one("profile", {"name": "My_Profile"})
     endpoint = load_one(
