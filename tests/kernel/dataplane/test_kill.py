@@ -1,0 +1,158 @@
+"""Killed at any moment of programming: nothing denied gets through, and the next run ends in the same state."""
+
+import contextlib
+import os
+import pickle
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from calico_engine.messages import IPSetUpdate, SetKind
+from calico_engine.model.policy import Action
+
+pytestmark = pytest.mark.kernel(
+    tools=("iptables-legacy", "iptables-nft", "ipset"),
+    features=("veth", "ipset", "iptables-legacy", "iptables-nft"),
+)
+
+ROUNDS = 8
+
+#: Programs one world after the other until it is killed. The client may reach web in none of them.
+CHURN = """
+import asyncio, pickle, sys
+from calico_engine.messages import Batch
+from calico_engine.plugin.protocols import PluginContext
+from calico_engine_ipset.plugin import IpsetDataplane
+from calico_engine_iptables.plugin import make_dataplane
+
+settings, worlds = pickle.loads(sys.stdin.buffer.read())
+def context(name):
+    return PluginContext(name=name, node="n", settings=settings, options={}, request_apply=id, notify=id)
+async def main():
+    ipset, iptables = IpsetDataplane(context("ipset")), make_dataplane(context("iptables"))
+    print("ready", flush=True)
+    revision = 0
+    while True:
+        for messages in worlds:
+            revision += 1
+            batch = Batch(revision=revision, in_sync=True, messages=messages)
+            ipset.on_batch(batch)
+            iptables.on_batch(batch)
+            await ipset.apply()
+            await iptables.apply()
+            await iptables.prune()
+            await ipset.prune()
+asyncio.run(main())
+"""
+
+
+def make_worlds(rig: Any, web: Any, client: Any) -> list[tuple[Any, ...]]:
+    """Return two sets of messages that touch everything, each from the other.
+
+    The client is in both deny sets in both worlds: members and rules do not change in one transaction.
+    """
+    bad = frozenset({*client.addresses.values(), *(f"10.9.{i >> 8}.{i & 255}" for i in range(600))})
+    other = frozenset({*client.addresses.values(), "10.8.0.0/16", "fd08::/64"})
+    deny = rig.policy("deny", [rig.rule(Action.DENY, src_sets=("s:bad",)), rig.rule()], [rig.rule()])
+    second = rig.policy("second", [rig.rule(Action.DENY, src_sets=("s:other",)), rig.rule()], [rig.rule()])
+    allow = rig.policy("allow", [rig.rule()], [rig.rule()])
+    both = (allow, client.update([allow.policy], [allow.policy]))
+    first_world = (
+        IPSetUpdate(set_id="s:bad", kind=SetKind.NET, members=bad),
+        IPSetUpdate(set_id="s:other", kind=SetKind.NET, members=frozenset(client.addresses.values())),
+        deny,
+        *both,
+        web.update([deny.policy], [allow.policy]),
+    )
+    second_world = (
+        IPSetUpdate(set_id="s:other", kind=SetKind.NET, members=other),
+        IPSetUpdate(
+            set_id="s:bad", kind=SetKind.NET, members=frozenset({"10.9.0.1", *client.addresses.values()})
+        ),
+        second,
+        *both,
+        web.update([second.policy, deny.policy], [allow.policy]),
+    )
+    return [first_world, second_world]
+
+
+def saved(rig: Any) -> list[str]:
+    lines = [line for version in (4, 6) for line in rig.save(version).splitlines()]
+    return sorted(line.split(" [")[0] for line in lines if not line.startswith("#"))
+
+
+class Prober:
+    """Sends datagrams that policy denies; `arrived` counts those that came through."""
+
+    def __init__(self, source: Any, target: Any) -> None:
+        self.arrived = 0
+        self._pairs = []
+        for version in (4, 6):
+            server, client = (pod.socket(version, socket.SOCK_DGRAM) for pod in (target, source))
+            server.bind((target.addresses[version], 7000))
+            server.setblocking(False)
+            self._pairs.append((server, client, (target.addresses[version], 7000)))
+
+    def probe(self) -> None:
+        for server, client, address in self._pairs:
+            client.sendto(b"x", address)
+            with contextlib.suppress(BlockingIOError):
+                while server.recv(8):
+                    self.arrived += 1
+
+    def close(self) -> None:
+        for server, client, _ in self._pairs:
+            server.close()
+            client.close()
+
+
+def churn_and_kill(payload: bytes, after_s: float, prober: Prober) -> None:
+    """Start a process that programs, kill it and what it started after a while, probing all the time."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with process:
+        process.stdin.write(payload)
+        process.stdin.close()
+        assert process.stdout.readline() == b"ready\n"
+        end_s = time.monotonic() + after_s
+        while time.monotonic() < end_s:
+            prober.probe()
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_kill_opens_nothing_and_leaves_nothing(rig: Any) -> None:
+    async def scenario() -> None:
+        web, client = rig.add_pod("web"), rig.add_pod("client")
+        worlds = make_worlds(rig, web, client)
+        await rig.settle(*worlds[0])
+        rules, sets = saved(rig), rig.sets()
+        await rig.iptables.close()
+        payload = pickle.dumps((rig.settings, worlds))
+        prober = Prober(client, web)
+        pauses = random.Random(20261121)
+
+        for _ in range(ROUNDS):
+            churn_and_kill(payload, pauses.uniform(0.02, 0.3), prober)
+            rig.make_dataplanes()
+            await rig.settle(*worlds[0])
+            await rig.iptables.close()
+            assert (saved(rig), rig.sets()) == (rules, sets)
+
+        prober.probe()
+        assert prober.arrived == 0
+        assert rig.udp(web, client, 4, 7001)
+        prober.close()
+
+    rig.run(scenario)
