@@ -253,6 +253,11 @@ class EndpointPlumber:
         self._resolve()
         return [*await self._routes.plan(), *await self._neighbours.plan()]
 
+    @property
+    def problems(self) -> dict[str, str]:
+        """Endpoints and addresses that cannot be connected, each with why."""
+        return {f"{self._context.name} {number}": text for number, text in enumerate(sorted(self._reported), 1)}
+
     def render(self) -> str:
         """Return routes as `ip route` shows them, neighbours, and parameters as sysctl.conf writes them."""
         self._resolve()

@@ -284,6 +284,11 @@ class TableDataplane:
             changes += family.plan(await family.backend.read_back())
         return changes
 
+    @property
+    def problems(self) -> dict[str, str]:
+        """What is closed because it cannot be programmed: object -> why."""
+        return dict(self._known_errors)
+
     def render(self) -> str:
         self._compile_now()
         return "".join(family.backend.render_save(family.everything()) for family in self._families)

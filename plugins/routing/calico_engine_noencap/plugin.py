@@ -130,6 +130,11 @@ class NoEncapRouting:
         await self._resolve()
         return await self._routes.plan()
 
+    @property
+    def problems(self) -> dict[str, str]:
+        """Destinations that cannot be reached, each with why."""
+        return {f"{self._context.name} {number}": text for number, text in enumerate(sorted(self._told), 1)}
+
     def render(self) -> str:
         """Return the routes as `ip route` shows them; without a kernel, the interface of a next hop is not known."""
         routes = [self._desired(route, "") for route in self._remote.values() if not self._why_not(route)]
