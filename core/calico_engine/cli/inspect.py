@@ -12,6 +12,7 @@ from calico_engine.cli.options import run_dir_option
 from calico_engine.cli.output import duration, output_option, print_fields, print_json, print_table
 
 _ENDPOINTS_SHOWN = 40
+_WARNINGS_SHOWN = 10
 
 
 @click.command()
@@ -20,10 +21,10 @@ _ENDPOINTS_SHOWN = 40
 def status(run_dir: str, output: str) -> int:
     """How the running engine is. Exit code 0 when it is live and ready, else 1; 3 when none is running.
 
-    JSON: {"node", "profile", "version", "pid", "uptime_s", "datastore", "live", "ready", "revision", "passes",
-    "plugins": [{"name", "family", "state", "error", "failures", "age_s", "duration_s", "writes", "rebuilds",
+    JSON: {"node", "profile", "version", "pid", "uptime_s", "datastore", "live", "ready", "settled", "revision",
+    "passes", "plugins": [{"name", "family", "state", "error", "failures", "age_s", "duration_s", "writes", "rebuilds",
     "next_resync_s"}], "endpoints": {KEY: "up"|"down"|"error"}, "rejected": {KEY: reason}, "counts": {WHAT: number},
-    "problems": [text], "notices": [text]}
+    "problems": {SUBJECT: text}, "warnings": [{"plugin", "message", "time"}], "notices": [text]}
     """
     answer = ask(run_dir, "/status")
     good = bool(answer.get("live")) and bool(answer.get("ready"))
@@ -68,9 +69,12 @@ def _print_status(answer: dict[str, object]) -> None:
     for key, reason in cast(dict[str, str], answer.get("rejected", {})).items():
         # A reason that came from a manifest begins with what it is about.
         print_fields({"rejected": reason if key in reason else f"{key}: {reason}"})
-    for name in ("problems", "notices"):
-        for text in cast(list[str], answer.get(name, [])):
-            print_fields({name.removesuffix("s"): text})
+    for subject, text in cast(dict[str, str], answer.get("problems", {})).items():
+        print_fields({"problem": text if subject.strip("#=") in text else f"{subject}: {text}"})
+    for warning in cast(list[dict[str, str]], answer.get("warnings", []))[-_WARNINGS_SHOWN:]:
+        print_fields({"warning": f"{warning['time']} {warning['plugin']}: {warning['message']}"})
+    for text in cast(list[str], answer.get("notices", [])):
+        print_fields({"notice": text})
 
 
 def _print_endpoints(endpoints: dict[str, str]) -> None:

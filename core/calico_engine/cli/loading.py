@@ -24,6 +24,7 @@ from calico_engine.plugin import (
     Update,
     decode_options,
 )
+from calico_engine.plugin.protocols import ReportsProblems
 from calico_engine.settings import FelixSettings
 
 
@@ -88,8 +89,8 @@ async def _load_directory(path: str) -> Loaded:
     finally:
         await store.close()
     loaded.updates = list(latest.values())
-    problems = getattr(store, "problems", {})
-    loaded.problems = [problems[subject] for subject in sorted(problems)]
+    if isinstance(store, ReportsProblems):
+        loaded.problems = [text for _, text in sorted(store.problems.items())]
     return loaded
 
 

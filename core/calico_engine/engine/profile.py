@@ -9,7 +9,7 @@
     [felix]                                  # Felix parameters under the reference's names
     InterfacePrefix = "cali"
     [options.file]                           # what the plugin's own config type holds
-    directory = "/etc/calico/manifests"
+    path = "/etc/calico-engine/manifests"
 
 A profile is looked for by path, in /etc/calico-engine/profiles, in this package, then among other distributions'
 `ce_register_profiles`. An unknown key anywhere is an error that names the nearest.

@@ -25,8 +25,6 @@ T = TypeVar("T")
 
 #: So many files are read, and so many updates handed over, at a time.
 _SLICE = 500
-#: So many problems are told in one notification.
-_PROBLEMS_TOLD = 20
 
 
 class FileDatastore:
@@ -67,7 +65,7 @@ class FileDatastore:
         return self._catalogue.files_read
 
     def _report(self, subject: str, text: str) -> None:
-        """Take note of a problem, or of its end, and tell the engine on its own thread all that is wrong now."""
+        """Take note of a problem, or of its end, and tell the engine on its own thread."""
         if text:
             self._problems[subject] = text
         elif self._problems.pop(subject, None) is None:
@@ -76,14 +74,9 @@ class FileDatastore:
         loop = self._loop
         if self._notify is None or loop is None or loop.is_closed():
             log.log(logging.WARNING if text else logging.INFO, "%s", message)
-            return
-        # The engine keeps one word a plugin: each has to say everything.
-        wrong = [message] if text else []
-        wrong += [other for other in self._problems.values() if other != text]
-        more = f"; and {len(wrong) - _PROBLEMS_TOLD} more" if len(wrong) > _PROBLEMS_TOLD else ""
-        said = "; ".join(wrong[:_PROBLEMS_TOLD]) + more if wrong else message
-        word = Notification(plugin=self._name, kind="warning" if wrong else "info", message=said)
-        loop.call_soon_threadsafe(self._notify, word)
+        else:
+            word = Notification(plugin=self._name, kind="warning" if text else "info", message=message)
+            loop.call_soon_threadsafe(self._notify, word)
 
     async def _locked(self, work: Callable[[], T]) -> T:
         """Run `work` in a thread, alone with the catalogue."""
