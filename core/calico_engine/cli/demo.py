@@ -77,8 +77,8 @@ def _tenant_lab(console: Console, *, keep: bool) -> Iterator[Lab]:
     console.print("calico-engine demo\n", style="bold")
     console.print(_INTRODUCTION)
     base = base_directory(os.environ, os.geteuid())
-    name = "demo" if keep else f"demo-{os.getpid()}"
-    lab = Lab(name, base)
+    _remove_leftovers(base)
+    lab = Lab("demo" if keep else f"demo-{os.getpid()}", base)
     if keep:
         lab.down()
     before = signal.signal(signal.SIGTERM, _interrupt)
@@ -95,6 +95,17 @@ def _tenant_lab(console: Console, *, keep: bool) -> Iterator[Lab]:
         if not keep:
             _without_interruption(lab.down)
         signal.signal(signal.SIGTERM, before)
+
+
+def _remove_leftovers(base: Path) -> None:
+    """Remove the files of demos that were killed; their labs died with them."""
+    from calico_engine.lab.cluster import Lab
+    from calico_engine.lab.paths import list_labs
+
+    for name in list_labs(base):
+        pid = name.removeprefix("demo-")
+        if name.startswith("demo-") and pid.isdigit() and not Path("/proc", pid).exists():
+            Lab(name, base).down()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

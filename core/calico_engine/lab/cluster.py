@@ -9,6 +9,7 @@ lab.down()
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
 import shutil
@@ -63,12 +64,13 @@ class EngineSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lab:
-    """One lab, up or not. Needs: a process with one thread, for `up` and `down` do not fork threads."""
+    """One lab, up or not."""
 
     def __init__(self, name: str, base: Path) -> None:
         self.name = name
         self._base = base
         self.paths: LabPaths = lab_paths(name, base)
+        self._process: subprocess.Popen[bytes] | None = None
 
     # Life
 
@@ -97,22 +99,43 @@ class Lab:
 
     def down(self, *, timeout_s: float = 20.0) -> bool:
         """End the lab and remove its files; returns whether there was anything. Raises: UnavailableError."""
-        existed = self.paths.root.exists()
+        if not self.paths.root.exists():
+            return False
+        end_s = time.monotonic() + timeout_s
+        lock = os.open(self.paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # Whoever has the lock is the lab's holder. While we have it, one that is about to start gives up.
+            while not _try_lock(lock):
+                self._end_holder(end_s)
+            if self._process is not None:
+                self._process.wait(timeout_s)
+                self._process = None
+            self._remove_files()
+        finally:
+            os.close(lock)
+        return True
+
+    def _end_holder(self, end_s: float) -> None:
+        """End the process that has the lock; come back soon when it has not said yet who it is."""
+        if time.monotonic() > end_s:
+            raise UnavailableError(f"lab {self.name}: its holder does not end; see {self.paths.log}")
         holder = Holder.find(self.paths)
-        if holder is not None:
+        if holder is None:
+            time.sleep(_POLL_S)
+            return
+        try:
             descriptor = os.pidfd_open(holder.outer)
-            try:
-                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-                if not _wait_readable(descriptor, timeout_s):
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                    if not _wait_readable(descriptor, timeout_s):
-                        raise UnavailableError(f"lab {self.name}: process {holder.outer} does not end")
-            except ProcessLookupError:
-                pass
-            finally:
-                os.close(descriptor)
-        self._remove_files()
-        return existed
+        except ProcessLookupError:
+            return
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+            if not _wait_readable(descriptor, (end_s - time.monotonic()) / 2):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                _wait_readable(descriptor, end_s - time.monotonic())
+        except ProcessLookupError:
+            return
+        finally:
+            os.close(descriptor)
 
     def is_up(self) -> bool:
         return Holder.find(self.paths) is not None
@@ -294,7 +317,7 @@ class Lab:
         bond = ["--end-with-parent"] if wish.ends_with_us else []
         with self.paths.log.open("ab") as output:
             # It outlives us: its own session, and no stream of ours.
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "calico_engine.lab.holder", str(self.paths.root), *bond],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -302,6 +325,10 @@ class Lab:
                 cwd="/",
                 start_new_session=True,
             )
+        if wish.ends_with_us:
+            self._process = process
+        elif process.wait() != 0:
+            raise LabBrokenError(f"lab {self.name} cannot be built: {_tail(self.paths.log)}")
 
     def _wait_built(self, progress: Progress, end_s: float) -> None:
         told = ""
@@ -315,8 +342,9 @@ class Lab:
                     progress(told)
                 if status["ready"]:
                     return
-            if self._process.poll() is not None:
-                raise UnavailableError(f"lab {self.name} cannot be built: {_tail(self.paths.log)}")
+            ended = self._process.poll() is not None if self._process is not None else not self.is_up()
+            if ended:
+                raise LabBrokenError(f"lab {self.name} cannot be built: {_tail(self.paths.log)}")
             if time.monotonic() > end_s:
                 raise UnavailableError(
                     f"lab {self.name} is not built yet, in step {told!r}: {_tail(self.paths.log)}"
@@ -366,7 +394,15 @@ def _tail(path: Path) -> str:
         return ""
 
 
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _wait_readable(descriptor: int, timeout_s: float) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(timeout_s * 1000))
+    return bool(poll.poll(max(0.0, timeout_s) * 1000))

@@ -118,10 +118,12 @@ class Holder:
 
 
 def start_time(pid: int) -> str:
-    """Return when a process started, in clock ticks since boot. Raises: OSError when there is none."""
+    """Return when a process started, in clock ticks since boot. Raises: OSError when there is none that runs."""
     # The command's name, in parentheses, may hold anything.
-    text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    return text.rpartition(")")[2].split()[19]
+    fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        raise ProcessLookupError(f"process {pid} has ended")
+    return fields[19]
 
 
 def run_inside(

@@ -26,7 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -249,28 +249,54 @@ def _read_line(connection: socket.socket) -> bytes:
 
 
 def main(arguments: list[str]) -> int:
-    """Become the lab of a state directory; returns when it has ended."""
+    """Become the lab of a state directory; returns when it stands by itself, or has ended with its parent."""
     root = Path(arguments[0]).resolve()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if "--end-with-parent" in arguments:
         _end_with_parent()
+        return _keep(root, lambda: None)
+    told, tell = os.pipe()
+    if os.fork() == 0:
+        os.close(told)
+        os._exit(_keep(root, lambda: os.write(tell, b"up")))
+    os.close(tell)
+    # Nothing comes when it failed: its words are in the log.
+    return 0 if os.read(told, 2) else 1
+
+
+def _keep(root: Path, on_made: Callable[[], object]) -> int:
+    """Make the namespaces and keep them until the first process in them ends."""
     paths = LabPaths(root)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.stderr.write(f"lab {root.name} has a holder already\n")
+        sys.stderr.write(f"lab {root.name} has a holder already, or is being removed\n")
         return 2
-    _unshare_all()
+    if not paths.lock.exists() or paths.lock.stat().st_ino != os.fstat(lock).st_ino:
+        sys.stderr.write(f"lab {root.name} was removed before it was made\n")
+        return 2
+    try:
+        _unshare_all()
+    except (CalicoEngineError, OSError) as error:
+        sys.stderr.write(f"this user cannot make the lab's namespaces here: {error}\n")
+        return 1
+    wait, go = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(lock)
+        os.close(go)
+        # Nothing is made before the lock says who we are.
+        if not os.read(wait, 1):
+            os._exit(1)
         _become_first_process(paths)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     word = {"outer": os.getpid(), "inner": child, "started": start_time(os.getpid())}
     os.pwrite(lock, json.dumps(word).encode(), 0)
     os.ftruncate(lock, len(json.dumps(word)))
+    os.write(go, b"g")
+    on_made()
     # Ends once every process of the PID namespace has ended.
     os.waitpid(child, 0)
     return 0
