@@ -75,12 +75,13 @@ def _addresses(networks: tuple[str, ...]) -> list[Address]:
 
 
 def party_at(world: World, address: Address) -> Party:
-    """Return who has an address."""
-    for workload in world.workloads:
-        if any(address in ipaddress.ip_network(network) for network in workload.spec.ip_networks):
+    """Return who has an address; of several the first by key, workloads before hosts."""
+    owners = {item.key for item in world.items_at(address)}
+    for workload in world.workloads if owners else ():
+        if workload.key in owners:
             return Workload(address, workload)
-    for host in world.hosts:
-        if address in _addresses(host.spec.expected_ips):
+    for host in world.hosts if owners else ():
+        if host.key in owners:
             return Host(address, host.spec.node)
     for name in sorted(world.nodes):
         if address in node_addresses(world, name):
