@@ -8,7 +8,9 @@ control  engine/control.py, at <run_dir>/engine.sock, for root and its group alo
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -69,7 +71,7 @@ async def _follow(engine: Engine, running: dict[str, tuple[Address, web.AppRunne
         runner = web.AppRunner(make(), access_log=None)
         await runner.setup()
         try:
-            await web.TCPSite(runner, address.host or None, address.port).start()
+            await _listen(runner, address)
         except OSError as error:
             log.warning(
                 "%s server cannot listen on %s port %d: %s", name, address.host or "*", address.port, error
@@ -80,6 +82,28 @@ async def _follow(engine: Engine, running: dict[str, tuple[Address, web.AppRunne
         log.info("%s server listens on %s port %d", name, address.host or "*", address.port)
         running[name] = (address, runner)
     return complete
+
+
+async def _listen(runner: web.AppRunner, address: Address) -> None:
+    """Listen on every address the host has. Raises: OSError when there is none to listen on.
+
+    One by one: "localhost" is ::1 too, also where IPv6 is switched off.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(
+        address.host or None, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    errors: list[OSError] = []
+    hosts = sorted({str(sockaddr[0]) for *_, sockaddr in found})
+    for host in hosts:
+        try:
+            await web.TCPSite(runner, host, address.port).start()
+        except OSError as error:
+            errors.append(error)
+    unavailable = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    refused = [error for error in errors if error.errno not in unavailable]
+    if refused or len(errors) == len(hosts):
+        raise (refused or errors)[0]
 
 
 def _wanted(
