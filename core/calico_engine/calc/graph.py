@@ -110,6 +110,7 @@ class CalcGraph:
         self._rules = ActiveRules(self._resolver, self._endpoints)
         self._members = SetMembers()
         self._network = NetworkResolver(node, self._sequencer)
+        self._routes = self._network.routes
         self._tiers: set[str] = set()
         self._counts = {WorkloadEndpoint: 0, HostEndpoint: 0}
         self._handlers: dict[str, Handler] = {
@@ -251,26 +252,27 @@ class CalcGraph:
         spec = endpoint.spec
         hosts = canonical_hosts(spec.ip_networks)
         ports = named_ports(spec.ports) if spec.ports else ()
-        if spec.node == self.node:
+        node = spec.node
+        if node == self.node:
             if spec.allow_spoofed_source_prefixes:
                 self._spoofing[key] = endpoint
             check_local_workload(key, endpoint, self._settings.workload_source_spoofing)
             self._endpoints.put(key, endpoint)
-        elif key in self._endpoints:
-            self._endpoints.drop(key)
-        old = self._members.put(key, workload_labels(endpoint), spec.profiles, hosts, ports, spec.node)
+        old = self._members.put(key, workload_labels(endpoint), spec.profiles, hosts, ports, node)
         if old is None:
             self._counts[WorkloadEndpoint] += 1
-            self._network.routes.put_workload(spec.node, hosts, "", ())
-        else:
-            self._network.routes.put_workload(spec.node, hosts, old.node, old.members)
+            self._routes.put_workload(node, hosts, "", ())
+            return
+        self._routes.put_workload(node, hosts, old.node, old.members)
+        if old.node == self.node != node:
+            self._endpoints.drop(key)
 
     def _drop_workload(self, key: ResourceKey) -> None:
         self._endpoints.drop(key)
         old = self._members.drop(key)
         if old is not None:
             self._counts[WorkloadEndpoint] -= 1
-            self._network.routes.put_workload("", (), old.node, old.members)
+            self._routes.put_workload("", (), old.node, old.members)
 
     def _on_host(self, key: ResourceKey, endpoint: Resource | None) -> None:
         if not isinstance(endpoint, HostEndpoint):
@@ -326,7 +328,7 @@ class CalcGraph:
         self._network.put_node(key.name, node if isinstance(node, Node) else None)
 
     def _on_block(self, key: ResourceKey, block: Resource | None) -> None:
-        self._network.routes.put_block(key, block if isinstance(block, IPAMBlock) else None)
+        self._routes.put_block(key, block if isinstance(block, IPAMBlock) else None)
 
     def _on_felix_configuration(self, key: ResourceKey, config: Resource | None) -> None:
         if isinstance(config, FelixConfiguration):

@@ -27,6 +27,10 @@ from calico_engine.selector import Selector
 # No selector can mention it: selectors refuse lone surrogates.
 OTHER = "\ud800"
 
+# Class numbers of items that have none: not yet, and no more before they ever had one.
+_UNCLASSED = -1
+_DEAD = -2
+
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
 User = TypeVar("User")
 
@@ -57,7 +61,7 @@ class Item(msgspec.Struct, eq=False, gc=False):
     members: tuple[str, ...] = ()
     ports: tuple[tuple[str, str, int], ...] = ()
     node: str = ""
-    class_number: int = -1
+    class_number: int = _UNCLASSED
 
 
 class Query(Generic[User]):
@@ -104,7 +108,7 @@ class LabelIndex(Generic[User]):
         self._families: dict[tuple[str, ...], Family] = {}
         self._families_of_parent: dict[str, dict[tuple[str, ...], Family]] = {}
         self._parent_labels: dict[str, Mapping[str, str]] = {}
-        self._new_items: dict[ResourceKey, Item] = {}
+        self._new_items: list[Item] = []
         self._gone_items: list[Item] = []
         self._dirty_parents: set[str] = set()
         self._new_queries: dict[str, Query[User]] = {}
@@ -126,24 +130,27 @@ class LabelIndex(Generic[User]):
         node: str = "",
     ) -> Item | None:
         """Enter or replace an item; return what it replaces."""
-        old = self.items.get(key)
-        if old is not None:
-            same = old.labels == labels and old.family.parents == parents
+        family = self._families.get(parents) or self._make_family(parents)
+        item = Item(key, labels, family, members, ports, node)
+        # One look-up for the many that are new: hashing keys is what this costs.
+        old = self.items.setdefault(key, item)
+        if old is not item:
+            same = old.labels == labels and old.family is family
             if same and old.members == members and old.ports == ports and old.node == node:
                 return old
+            self.items[key] = item
+            family.count += 1
             self._forget(old)
-        family = self._families.get(parents) or self._make_family(parents)
+            self._new_items.append(item)
+            return old
         family.count += 1
-        item = Item(key, labels, family, members, ports, node)
-        self.items[key] = item
-        self._new_items[key] = item
-        return old
+        self._new_items.append(item)
+        return None
 
     def drop(self, key: ResourceKey) -> Item | None:
         """Take an item out; return it if it was there."""
         old = self.items.pop(key, None)
         if old is not None:
-            self._new_items.pop(key, None)
             self._forget(old)
         return old
 
@@ -199,8 +206,9 @@ class LabelIndex(Generic[User]):
             if item.class_number >= 0:
                 self._reclass(item)
         self._evaluate_new_queries()
-        for item in self._new_items.values():
-            self._enter(item)
+        for item in self._new_items:
+            if item.class_number == _UNCLASSED:
+                self._enter(item)
         for item in self._gone_items:
             self._leave(item)
         self._new_items.clear()
@@ -225,7 +233,9 @@ class LabelIndex(Generic[User]):
                 del self._families_of_parent[parent][family.parents]
                 if not self._families_of_parent[parent]:
                     del self._families_of_parent[parent]
-        if item.class_number >= 0:
+        if item.class_number == _UNCLASSED:
+            item.class_number = _DEAD
+        else:
             self._gone_items.append(item)
 
     def _make_family(self, parents: tuple[str, ...]) -> Family:

@@ -53,7 +53,7 @@ class TierRank(msgspec.Struct, frozen=True, gc=False):
     default_action: Action
 
 
-class EndpointTiers(msgspec.Struct, frozen=True):
+class EndpointTiers(msgspec.Struct, frozen=True, gc=False):
     """The policies of one endpoint, tier by tier, for each of the four places where they are enforced."""
 
     normal: tuple[TierPolicies, ...] = ()

@@ -42,7 +42,7 @@ class SetSpec(msgspec.Struct, frozen=True, gc=False):
     service: str = ""
 
 
-class ScannedRules(msgspec.Struct, frozen=True):
+class ScannedRules(msgspec.Struct, frozen=True, gc=False):
     """A policy's or profile's rules over set ids; rule i comes from rule i of the resource."""
 
     inbound: tuple[ActiveRule, ...]

@@ -8,14 +8,15 @@ Pure. Source: felix/labelindex/named_port_index.go for what an item contributes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from calico_engine.calc.label_index import Item, LabelClass, LabelIndex, Query
 from calico_engine.calc.rule_scanner import ANY_PROTOCOL, SetSpec
 from calico_engine.messages import IPSetDelta, IPSetRemove, IPSetUpdate
-from calico_engine.model.resource import ResourceKey
 
-Ports = tuple[tuple[str, str, int], ...]
+# From here on it pays to enter an item's addresses at once.
+_MANY = 8
 
 
 class SetMembers:
@@ -23,6 +24,9 @@ class SetMembers:
 
     def __init__(self) -> None:
         self._index: LabelIndex[SetSpec] = LabelIndex(self._on_move)
+        #: Enter or replace an endpoint or network set; take it out. Not wrapped: called for all of the cluster.
+        self.put = self._index.put
+        self.drop = self._index.drop
         # Who has an address: one item, or a list where several share it.
         self._holders: dict[str, Item | list[Item]] = {}
         self._queries: dict[str, Query[SetSpec]] = {}
@@ -33,22 +37,6 @@ class SetMembers:
     def selector_count(self) -> int:
         """How many different selectors are in use by rules."""
         return len(self._index.queries)
-
-    def put(
-        self,
-        key: ResourceKey,
-        labels: Mapping[str, str],
-        parents: tuple[str, ...],
-        members: tuple[str, ...],
-        ports: Ports = (),
-        node: str = "",
-    ) -> Item | None:
-        """Enter or replace an endpoint or network set with its canonical networks; return what it replaces."""
-        return self._index.put(key, labels, parents, members, ports, node)
-
-    def drop(self, key: ResourceKey) -> Item | None:
-        """Remove an endpoint or network set; return it if it was there."""
-        return self._index.drop(key)
 
     def put_profile_labels(self, name: str, labels: Mapping[str, str] | None) -> None:
         """Give a profile the labels that its items inherit; None when it is gone."""
@@ -69,7 +57,7 @@ class SetMembers:
         self._index.flush()
         self._index.take_touched()
         updates: list[IPSetUpdate | IPSetDelta] = [
-            IPSetUpdate(set_id=spec.set_id, kind=spec.kind, members=frozenset(self._members(spec)))
+            IPSetUpdate(set_id=spec.set_id, kind=spec.kind, members=self._members(spec))
             for spec in new.values()
         ]
         updates += self._take_deltas()
@@ -83,18 +71,15 @@ class SetMembers:
             self._index.remove_query(spec.selector, spec)
         return IPSetRemove(set_id=spec.set_id)
 
-    def _members(self, spec: SetSpec) -> Iterator[str]:
+    def _members(self, spec: SetSpec) -> frozenset[str]:
         query = self._queries.get(spec.set_id)
         if query is None:
-            return
-        for each in query.classes.values():
-            if spec.port_name:
-                for item in each.items:
-                    if item.ports:
-                        yield from _port_members(spec, item)
-            else:
-                for item in each.items:
-                    yield from item.members
+            return frozenset()
+        items = chain.from_iterable([each.items for each in query.classes.values()])
+        if spec.port_name:
+            found = [_port_members(spec, item) for item in items if item.ports]
+            return frozenset(chain.from_iterable(found))
+        return frozenset(chain.from_iterable([item.members for item in items]))
 
     def _take_deltas(self) -> list[IPSetDelta]:
         deltas: list[IPSetDelta] = []
@@ -147,6 +132,9 @@ class SetMembers:
 
     def _hold(self, item: Item) -> None:
         holders = self._holders
+        if len(item.members) > _MANY and holders.keys().isdisjoint(item.members):
+            holders.update(dict.fromkeys(item.members, item))
+            return
         for member in item.members:
             known = holders.setdefault(member, item)
             if known is not item:

@@ -15,82 +15,82 @@ import msgspec
 Predicate: TypeAlias = Callable[[Mapping[str, str]], bool]
 
 
-class Equal(msgspec.Struct, frozen=True):
+class Equal(msgspec.Struct, frozen=True, gc=False):
     """`label == 'value'`."""
 
     label: str
     value: str
 
 
-class NotEqual(msgspec.Struct, frozen=True):
+class NotEqual(msgspec.Struct, frozen=True, gc=False):
     """`label != 'value'`; true as well where the label is missing."""
 
     label: str
     value: str
 
 
-class In(msgspec.Struct, frozen=True):
+class In(msgspec.Struct, frozen=True, gc=False):
     """`label in {'a', 'b'}`; values sorted, without repeats."""
 
     label: str
     values: tuple[str, ...]
 
 
-class NotIn(msgspec.Struct, frozen=True):
+class NotIn(msgspec.Struct, frozen=True, gc=False):
     """`label not in {'a', 'b'}`; true as well where the label is missing."""
 
     label: str
     values: tuple[str, ...]
 
 
-class Contains(msgspec.Struct, frozen=True):
+class Contains(msgspec.Struct, frozen=True, gc=False):
     """`label contains 'part'`."""
 
     label: str
     value: str
 
 
-class StartsWith(msgspec.Struct, frozen=True):
+class StartsWith(msgspec.Struct, frozen=True, gc=False):
     """`label starts with 'part'`."""
 
     label: str
     value: str
 
 
-class EndsWith(msgspec.Struct, frozen=True):
+class EndsWith(msgspec.Struct, frozen=True, gc=False):
     """`label ends with 'part'`."""
 
     label: str
     value: str
 
 
-class Has(msgspec.Struct, frozen=True):
+class Has(msgspec.Struct, frozen=True, gc=False):
     """`has(label)`."""
 
     label: str
 
 
-class All(msgspec.Struct, frozen=True):
+class All(msgspec.Struct, frozen=True, gc=False):
     """`all()`, and the empty text."""
 
 
-class Global(msgspec.Struct, frozen=True):
+class Global(msgspec.Struct, frozen=True, gc=False):
     """`global()`: true for every item; those who select namespaces give it its narrower meaning."""
 
 
-class Not(msgspec.Struct, frozen=True):
+class Not(msgspec.Struct, frozen=True, gc=False):
     """`!x`; x is never a Not."""
 
     operand: Node
 
 
-class And(msgspec.Struct, frozen=True):
+class And(msgspec.Struct, frozen=True, gc=False):
     """`(x && y && ...)`; two operands or more."""
 
     operands: tuple[Node, ...]
 
 
-class Or(msgspec.Struct, frozen=True):
+class Or(msgspec.Struct, frozen=True, gc=False):
     """`(x || y || ...)`; two operands or more."""
 
     operands: tuple[Node, ...]

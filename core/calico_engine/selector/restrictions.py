@@ -31,7 +31,7 @@ from calico_engine.selector.ast import (
 )
 
 
-class LabelRestriction(msgspec.Struct, frozen=True):
+class LabelRestriction(msgspec.Struct, frozen=True, gc=False):
     """Demands on one label; `values` None means any value will do."""
 
     must_be_present: bool = False
@@ -44,7 +44,7 @@ class LabelRestriction(msgspec.Struct, frozen=True):
         return self.must_be_present and (self.must_be_absent or (self.values is not None and not self.values))
 
 
-class Restrictions(msgspec.Struct, frozen=True):
+class Restrictions(msgspec.Struct, frozen=True, gc=False):
     """Demands per label, all of which must hold; `impossible` when no item can ever match."""
 
     labels: Mapping[str, LabelRestriction] = {}
