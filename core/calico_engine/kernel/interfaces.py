@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from calico_engine.errors import KernelError
@@ -76,6 +76,29 @@ def apply_interface_parameters(
         if change is not None:
             changes.append(change)
     return changes
+
+
+def plan_parameters(parameters: Iterable[Parameter]) -> list[Change]:
+    """Return what setting these would change; one that is not there is left out."""
+    changes = []
+    for name, value, _ in parameters:
+        try:
+            differs = read_sysctl(name) != value
+        except KernelError:
+            continue
+        if differs:
+            changes.append(_change(name, value))
+    return changes
+
+
+def plan_interface_parameters(
+    name: str, settings: FelixSettings, families: Sequence[int], *, any_source: bool
+) -> list[Change]:
+    """Return what apply_interface_parameters would change. Raises: KernelError."""
+    delay = [Parameter(f"net/ipv4/neigh/{name}/proxy_delay", "0")] if 4 in families else []
+    return plan_parameters(
+        [*delay, *interface_parameters(name, families, _rp_filter(settings, any_source=any_source))]
+    )
 
 
 def render_parameters(

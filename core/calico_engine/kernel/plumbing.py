@@ -19,6 +19,9 @@ from calico_engine.kernel.conntrack import delete_connections
 from calico_engine.kernel.interfaces import (
     apply_global_parameters,
     apply_interface_parameters,
+    global_parameters,
+    plan_interface_parameters,
+    plan_parameters,
     render_parameters,
 )
 from calico_engine.kernel.neighbours import NeighbourTable
@@ -67,7 +70,14 @@ class EndpointPlumber:
         self._grace_until: dict[str, float] = {}
         self._started = False
         self._globals_due = True
-        self._routes = RouteTable("routes", self._owns, on_drift=context.request_apply)
+        self._routes = RouteTable(
+            context.name,
+            self._owns,
+            families=context.families,
+            on_change=context.request_apply,
+            on_drift=self._tell_drift,
+            metrics=context.metrics,
+        )
         self._neighbours = NeighbourTable(self._is_workload_interface)
 
     # Desired state
@@ -218,11 +228,18 @@ class EndpointPlumber:
         if self._globals_due:
             changes += apply_global_parameters(self._settings, self._families())
             self._globals_due = False
+        failure: KernelError | None = None
         for name in sorted(self._dirty_interfaces):
-            changes += self._configure(name)
+            try:
+                changes += self._configure(name)
+            except KernelError as error:
+                # One interface that does not take its parameters must not keep the others from theirs.
+                failure = failure or error
         changes += await self._routes.apply()
         changes += await self._neighbours.apply()
         self._report()
+        if failure is not None:
+            raise failure
         return ApplyResult(
             plugin=self._context.name,
             writes=len(changes),
@@ -251,12 +268,21 @@ class EndpointPlumber:
 
     async def plan(self) -> Sequence[Change]:
         self._resolve()
-        return [*await self._routes.plan(), *await self._neighbours.plan()]
+        changes = plan_parameters(global_parameters(self._settings, self._families()))
+        for name in sorted(self._by_interface):
+            key = self._holder(name)
+            if key is not None and self._is_up(name):
+                changes += plan_interface_parameters(
+                    name, self._settings, self._families(), any_source=self._spoofs(key)
+                )
+        return [*changes, *await self._routes.plan(), *await self._neighbours.plan()]
 
     @property
     def problems(self) -> dict[str, str]:
         """Endpoints and addresses that cannot be connected, each with why."""
-        return {f"{self._context.name} {number}": text for number, text in enumerate(sorted(self._reported), 1)}
+        return {
+            f"{self._context.name} {number}": text for number, text in enumerate(sorted(self._reported), 1)
+        }
 
     def render(self) -> str:
         """Return routes as `ip route` shows them, neighbours, and parameters as sysctl.conf writes them."""
@@ -329,10 +355,13 @@ class EndpointPlumber:
         if key is None or not self._is_up(name):
             self._dirty_interfaces.discard(name)
             return []
-        spoofs = bool(self._endpoints[key].allow_spoofed_source_prefixes)
         try:
             changes = apply_interface_parameters(
-                name, self._interfaces[name].index, self._settings, self._families(), any_source=spoofs
+                name,
+                self._interfaces[name].index,
+                self._settings,
+                self._families(),
+                any_source=self._spoofs(key),
             )
         except KernelError as error:
             # It went in the meantime: its own event brings us back.
@@ -344,7 +373,13 @@ class EndpointPlumber:
         self._dirty_interfaces.discard(name)
         return changes
 
+    def _spoofs(self, key: ResourceKey) -> bool:
+        return bool(self._endpoints[key].allow_spoofed_source_prefixes)
+
     # Reports
+
+    def _tell_drift(self, text: str) -> None:
+        self._context.notify(Notification(plugin=self._context.name, kind="drift", message=text))
 
     def _statuses(self) -> dict[ResourceKey, EndpointStatus]:
         return {key: self._status(endpoint) for key, endpoint in self._endpoints.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
@@ -28,12 +29,14 @@ from calico_engine.kernel.netlink import (
     RouteEvent,
 )
 from calico_engine.messages import InterfaceRemove, InterfaceUpdate
-from calico_engine.plugin.protocols import Change
+from calico_engine.plugin.protocols import NO_METRICS, Change, MetricSink
 from calico_engine.reconcile import DeltaTracker
 
 log = logging.getLogger(__name__)
 
 MAIN_TABLE = 254
+#: What a plan calls these objects.
+WHERE = "routes"
 #: What the kernel gives an IPv6 route that is added without a metric.
 IPV6_DEFAULT_PRIORITY = 1024
 
@@ -144,7 +147,7 @@ class RouteTable:
     """Keeps our part of one routing table, both families, equal to what is desired.
 
     Kernel work happens in `apply` (adds and changes), `prune` (removals) and `plan` (reads) alone. Interfaces come
-    through `note_interface`. While it is open it hears of route changes: a loss is noted and `on_drift` called.
+    through `note_interface`. From the first apply on it hears of route changes.
     """
 
     def __init__(
@@ -154,13 +157,21 @@ class RouteTable:
         *,
         families: Sequence[int] = (4, 6),
         table: int = MAIN_TABLE,
-        on_drift: Callable[[str], None] = lambda _reason: None,
+        on_change: Callable[[str], None] = lambda _reason: None,
+        on_drift: Callable[[str], None] = lambda _text: None,
+        metrics: MetricSink = NO_METRICS,
     ) -> None:
+        """name: the owner's, for metrics. on_change: the kernel told of a change that an apply must look at.
+
+        on_drift: a route of ours that somebody else took away or changed has been put right.
+        """
         self._name = name
         self._owns = owns
         self._families = tuple(families)
         self._table = table
+        self._on_change = on_change
         self._on_drift = on_drift
+        self._metrics = metrics
         self._netlink = Netlink()
         self._listener = NetlinkListener(Group.ROUTE, self._on_events)
         self._tracker: DeltaTracker[RouteKey, Route] = DeltaTracker()
@@ -206,7 +217,9 @@ class RouteTable:
             self._interfaces[message.name] = message
             if before is not None and before.up and message.up and before.index == message.index:
                 return
-        # The kernel says nothing when it drops IPv4 routes with their interface.
+        # The kernel says nothing when it drops IPv4 routes with their interface; of IPv6 routes it does, which is
+        # nobody's doing.
+        self._lost = {key for key in self._lost if self._tracker.desired[key].interface != message.name}
         for key in [key for key, route in self._tracker.actual.items() if route.interface == message.name]:
             self._tracker.forget(key)
 
@@ -225,9 +238,7 @@ class RouteTable:
             try:
                 if await self._write(route, before):
                     done.append(
-                        Change(
-                            action="+" if before is None else "~", where=self._name, text=route_text(route)
-                        )
+                        Change(action="+" if before is None else "~", where=WHERE, text=route_text(route))
                     )
             except KernelError as error:
                 errors.append(error)
@@ -247,9 +258,13 @@ class RouteTable:
                 continue
             try:
                 await self._remove(route)
-                done.append(Change(action="-", where=self._name, text=route_text(route)))
+                done.append(Change(action="-", where=WHERE, text=route_text(route)))
             except KernelError as error:
                 errors.append(error)
+        labels = {"plugin": self._name}
+        self._metrics.gauge("felix_route_table_num_routes", len(self._tracker.actual), labels)
+        interfaces = {route.interface for route in self._tracker.actual.values()}
+        self._metrics.gauge("felix_route_table_num_ifaces", len(interfaces), labels)
         if errors:
             self._stale = True
             raise errors[0]
@@ -259,12 +274,10 @@ class RouteTable:
         """Read the kernel back and say what apply and prune would do."""
         await self.read_back()
         changes = [
-            Change(action="+" if before is None else "~", where=self._name, text=route_text(route))
+            Change(action="+" if before is None else "~", where=WHERE, text=route_text(route))
             for route, before in self._writable()
         ]
-        changes += [
-            Change(action="-", where=self._name, text=route_text(route)) for route in self._removable()
-        ]
+        changes += [Change(action="-", where=WHERE, text=route_text(route)) for route in self._removable()]
         return changes
 
     async def cleanup(self) -> int:
@@ -279,6 +292,7 @@ class RouteTable:
 
     async def read_back(self) -> None:
         """Read the table from the kernel. Raises: KernelError."""
+        started_s = time.monotonic()
         names = {link.index: link.name for link in await self._netlink.links()}
         self._indexes = {name: index for index, name in names.items()}
         ours: dict[RouteKey, Route] = {}
@@ -299,6 +313,7 @@ class RouteTable:
                 else:
                     self._doubles.append(route)
         self._tracker.replace_actual(ours)
+        self._metrics.observe("felix_route_table_list_seconds", time.monotonic() - started_s)
 
     def _writable(self) -> Iterator[tuple[Route, Route | None]]:
         """Yield (desired, actual or None) for every difference whose interface is there and up."""
@@ -338,7 +353,7 @@ class RouteTable:
         self._tracker.set_actual(key, route)
         if key in self._lost:
             self._lost.discard(key)
-            log.warning("route was removed by somebody else; put back: %s", route_text(route))
+            self._on_drift(f"put back after somebody else changed it: {route_text(route)}")
         return True
 
     async def _remove(self, route: Route) -> None:
@@ -371,7 +386,7 @@ class RouteTable:
     def _on_events(self, events: Sequence[NetlinkEvent] | None) -> None:
         if events is None:
             self._stale = True
-            self._on_drift(f"{self._name}: route notifications overran us")
+            self._on_change("route notifications overran us")
             return
         names = {interface.index: interface.name for interface in self._interfaces.values()}
         heard = [
@@ -379,7 +394,7 @@ class RouteTable:
         ]
         reasons = [self._note(_from_kernel(event.route, names), gone=event.gone) for event in heard]
         for reason in filter(None, reasons):
-            self._on_drift(reason)
+            self._on_change(reason)
             return
 
     def _note(self, route: Route, *, gone: bool) -> str:
@@ -400,6 +415,8 @@ class RouteTable:
         if self._tracker.actual.get(key) == route:
             return ""
         self._stale = True
+        if wanted is not None:
+            self._lost.add(key)
         return f"route changed: {route_text(route)}"
 
 

@@ -50,7 +50,12 @@ class NoEncapRouting:
         self._told: set[str] = set()
         self._netlink = Netlink()
         self._routes = RouteTable(
-            "routes", self._owns, families=context.families, on_drift=context.request_apply
+            context.name,
+            self._owns,
+            families=context.families,
+            on_change=context.request_apply,
+            on_drift=self._tell_drift,
+            metrics=context.metrics,
         )
 
     def on_batch(self, batch: Batch, /) -> None:
@@ -203,6 +208,9 @@ class NoEncapRouting:
         return make_route(
             update.dst, RTPROT_CALICO, interface=interface, gateway=update.next_hop, onlink=onlink
         )
+
+    def _tell_drift(self, text: str) -> None:
+        self._context.notify(Notification(plugin=self._context.name, kind="drift", message=text))
 
     def _report(self) -> None:
         reasons = set(self._unreachable.values())

@@ -375,6 +375,66 @@ def test_route_removed_by_somebody_else_is_put_back(node: Any, wait: Any) -> Non
 
         assert V4 in node.routes(4)
         assert any(V4 in reason for reason in node.requests)
+        assert [note.kind for note in node.notifications] == ["drift"]
+        await plumber.close()
+
+    node.run(scenario)
+
+
+def test_route_changed_by_somebody_else_is_put_right(node: Any, wait: Any) -> None:
+    async def scenario() -> None:
+        node.add_veth("cali1")
+        node.add_veth("cali2")
+        plumber = EndpointPlumber(node.context())
+        await node.settle(plumber, *await node.interfaces(), endpoint())
+        node.requests.clear()
+
+        node.sh("ip", "route", "replace", V4, "dev", "cali2", "proto", "3", "metric", "1024", "scope", "link")
+        await wait(lambda: bool(node.requests))
+        await node.settle(plumber)
+
+        assert node.routes(4)[V4]["dev"] == "cali1"
+        assert [note.kind for note in node.notifications] == ["drift"]
+        await plumber.close()
+
+    node.run(scenario)
+
+
+def test_interface_that_goes_is_no_drift(node: Any, wait: Any) -> None:
+    async def scenario() -> None:
+        node.add_veth("cali1")
+        plumber = EndpointPlumber(node.context())
+        await node.settle(plumber, *await node.interfaces(), endpoint())
+        node.requests.clear()
+
+        # The kernel tells of the IPv6 routes that go with it.
+        node.sh("ip", "link", "del", "cali1")
+        await wait(lambda: bool(node.requests))
+        await node.settle(plumber, InterfaceRemove(name="cali1"))
+        node.add_veth("cali1")
+        await node.settle(plumber, *await node.interfaces())
+
+        assert V6 in node.routes(6)
+        assert node.notifications == []
+        await plumber.close()
+
+    node.run(scenario)
+
+
+def test_plan_names_what_somebody_else_changed(node: Any) -> None:
+    async def scenario() -> None:
+        node.add_veth("cali1")
+        plumber = EndpointPlumber(node.context())
+        await node.settle(plumber, *await node.interfaces(), endpoint())
+
+        node.sh("ip", "route", "del", V4)
+        node.sh("sh", "-c", "echo 0 > /proc/sys/net/ipv4/conf/cali1/proxy_arp")
+        changes = [(change.action, change.text) for change in await plumber.plan()]
+
+        assert ("~", "net/ipv4/conf/cali1/proxy_arp = 1") in changes
+        assert ("+", f"{V4}/32 dev cali1 proto 3 scope link metric 1024") in changes
+        assert len(changes) == 2
+        assert V4 not in node.routes(4)
         await plumber.close()
 
     node.run(scenario)
