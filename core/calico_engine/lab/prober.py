@@ -248,14 +248,16 @@ def enter_spot(name: str, fabric: int) -> None:
 
 def run_job(job: Job, fabric: int) -> list[Verdict]:
     """Make all connections and return their verdicts in order. Raises: KernelError, OSError."""
-    selector = selectors.DefaultSelector()
-    for spot in job.spots:
-        enter_spot(spot.name, fabric)
-        for server in make_servers(spot):
-            selector.register(server.socket, selectors.EVENT_READ, server)
-    verdicts: list[Verdict] = []
-    for start in range(0, len(job.probes), _WAVE):
-        verdicts += _run_wave(job.probes[start : start + _WAVE], start, job.timeout_s, selector, fabric)
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for spot in job.spots:
+            enter_spot(spot.name, fabric)
+            for server in make_servers(spot):
+                stack.enter_context(server.socket)
+                selector.register(server.socket, selectors.EVENT_READ, server)
+        verdicts: list[Verdict] = []
+        for start in range(0, len(job.probes), _WAVE):
+            verdicts += _run_wave(job.probes[start : start + _WAVE], start, job.timeout_s, selector, fabric)
     return verdicts
 
 
