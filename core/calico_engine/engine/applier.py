@@ -107,6 +107,7 @@ class Applier:
 
     def on_batch(self, batch: Batch) -> None:
         """Hand a batch to every plugin; one that raises is made anew before its next apply."""
+        begins = batch.in_sync and not self._world.in_sync
         self._world.apply(batch)
         for member in self.members.values():
             if not member.lost:
@@ -115,7 +116,7 @@ class Applier:
             for member in self.members.values():
                 member.endpoint_status.pop(key, None)
         self._publish(BatchReady(batch=batch))
-        if batch.messages:
+        if batch.messages or begins:
             self.request("batch")
 
     def request(self, reason: str) -> None:
@@ -326,10 +327,9 @@ class Applier:
         failures = member.apply_back_off.failures
         if member.is_stuck(error, self.options.stuck_after_failures):
             log.critical("%s is stuck after %d failures: %s", member.full_name, failures, _text(error))
-            raise DataplaneStuckError(
-                member.full_name,
-                f"failed {failures} times in a row, also when made anew; last: {_text(error)}",
-            ) from error
+            anew = ", also when made anew" if member.rebuilds else ""
+            reason = f"failed {failures} times in a row{anew}; last: {_text(error)}"
+            raise DataplaneStuckError(member.full_name, reason) from error
         if failures == self.options.stuck_after_failures // 2:
             member.lost = True
 

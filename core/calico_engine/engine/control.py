@@ -6,7 +6,7 @@
     POST /apply                                   reads the kernel back and applies: {"results": [ApplyResult]}
     POST /reload                                  reads the profile again, as SIGHUP does: {"needs_restart": [...]}
 
-An error is {"error": text} with 400, 404, 409 or 503.
+An error is {"error": text} with 400, 404, 409, 500 or 503.
 """
 
 from __future__ import annotations
@@ -137,3 +137,8 @@ async def _errors_as_json(
         return _json({"error": str(error)}, status=400)
     except CalicoEngineError as error:
         return _json({"error": str(error)}, status=409)
+    except web.HTTPException:
+        raise
+    except Exception as error:
+        log.exception("control: %s %s failed", request.method, request.path)
+        return _json({"error": f"{type(error).__name__}: {error}"}, status=500)

@@ -191,17 +191,6 @@ def test_a_datastore_that_goes_away_leaves_the_dataplane(machine: Machine) -> No
     machine.node.run(scenario)
 
 
-def test_health_is_served_where_ipv6_is_off(machine: Machine) -> None:
-    async def scenario() -> None:
-        machine.node.sh("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
-        async with machine.engine(
-            "felix.HealthEnabled=true", "felix.Ipv6Support=false", "felix.HealthPort=9"
-        ):
-            await until(lambda: "127.0.0.1:9 " in machine.node.sh("ss", "-Hltn"))
-
-    machine.node.run(scenario)
-
-
 def test_an_interface_that_comes_later_is_connected(machine: Machine) -> None:
     late = make_endpoint("late", ip="10.65.0.3", node="node-1", interface="calilate")
 

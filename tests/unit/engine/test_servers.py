@@ -1,5 +1,6 @@
 """What the engine answers over HTTP: control socket, health, metrics."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +10,7 @@ import aiohttp
 import pytest
 
 from calico_engine.engine.control import SOCKET_NAME
-from calico_engine.plugin.protocols import SyncStatus
+from calico_engine.plugin.protocols import Change, SyncStatus
 
 from .conftest import Rig, make_node, message_name
 
@@ -175,6 +176,37 @@ async def test_a_port_in_use_is_survived(rig: Rig, caplog: pytest.LogCaptureFixt
         await rig.until(lambda: "health server cannot listen" in caplog.text)
 
         assert rig.engine.is_ready()
+
+
+async def test_an_address_that_is_not_there_does_not_keep_the_others_from_listening(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What "localhost" is where /etc/hosts has ::1 and IPv6 is switched off.
+    async def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        if host != "localhost":
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port))]
+        return [(0, 0, 0, "", (address, port)) for address in ("192.0.2.77", "127.0.0.1")]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+    port = free_port()
+
+    await rig.start(rig.fakes.profile(HealthEnabled="true", HealthPort=str(port)))
+
+    await rig.until(lambda: _listens(port))
+
+
+async def test_a_plugin_that_cannot_plan_is_an_answer(rig: Rig) -> None:
+    await rig.start()
+
+    async def slip() -> list[Change]:
+        raise RuntimeError("slip")
+
+    rig.fakes.dataplane("rules").plan = slip  # type: ignore[method-assign]
+
+    async with control(rig) as session:
+        code, error = await get(session, "/plan")
+
+    assert (code, error) == (500, {"error": "RuntimeError: slip"})
 
 
 def _listens(port: int) -> bool:
