@@ -73,6 +73,7 @@ class RulesetCompiler:
         self._state = state
         self._dirty: dict[Part, None] = {}
         self._changed: set[ChainKey] = set()
+        self._faulty: set[ChainKey] = set()
         self._made: dict[Part, frozenset[ChainKey]] = {}
         self._makers: dict[ChainKey, set[Part]] = {}
         self._claims: dict[str, set[ResourceKey]] = {}
@@ -223,22 +224,17 @@ class RulesetCompiler:
         part = next(iter(self._dirty))
         del self._dirty[part]
         problems: list[str] = []
-        chains: dict[ChainKey, tuple[Rule, ...]] = {}
+        chains: Chains = {}
         try:
-            chains = dict(lower_chains(self._compile(part), self._state.settings, self.family))
+            chains = lower_chains(self._compile(part), self._state.settings, self.family)
         except CalicoEngineError as error:
             if part == STATIC:
                 # Without these there is nothing to hang anything into: leave the kernel as it is.
                 self._mark(part)
                 raise
             problems.append(str(error))
-        for key, rules in chains.items():
-            faults = verify_chain(key, rules, self.family)
-            if faults:
-                problems += faults
-                chains[key] = closed_rules(key, "Not valid")
+        problems += self._replace(part, chains)
         self._note_problems(part, problems)
-        self._replace(part, chains)
         return True
 
     def _note_problems(self, part: Part, problems: Iterable[str]) -> None:
@@ -386,24 +382,38 @@ class RulesetCompiler:
             uses.pop(part, None)
         return before - used
 
-    def _replace(self, part: Part, chains: Chains) -> None:
-        """Put a part's chains in the place of those it made before."""
+    def _replace(self, part: Part, chains: Chains) -> list[str]:
+        """Put a part's chains in the place of those it made before; return what is wrong with them."""
+        problems: list[str] = []
         before = self._made.get(part, frozenset())
         for key in before - chains.keys():
             makers = self._makers[key]
             makers.discard(part)
             if not makers:
                 del self._makers[key], self.chains[key]
+                self._faulty.discard(key)
                 self._changed.add(key)
         for key, rules in chains.items():
             self._makers.setdefault(key, set()).add(part)
-            if self.chains.get(key) != rules:
-                self.chains[key] = rules
-                self._changed.add(key)
+            if key in self._faulty or self.chains.get(key) != rules:
+                problems += self._put(key, rules)
         if chains:
             self._made[part] = frozenset(chains)
         else:
             self._made.pop(part, None)
+        return problems
+
+    def _put(self, key: ChainKey, rules: tuple[Rule, ...]) -> list[str]:
+        """Take over a chain that changed, closed if it must not go to the kernel; return what is wrong with it."""
+        faults = verify_chain(key, rules, self.family)
+        if faults:
+            rules = closed_rules(key, "Not valid")
+            self._faulty.add(key)
+        else:
+            self._faulty.discard(key)
+        self.chains[key] = rules
+        self._changed.add(key)
+        return faults
 
 
 def closed_rules(key: ChainKey, reason: str) -> tuple[Rule, ...]:

@@ -84,18 +84,17 @@ class TableDataplane:
 
     async def _compile(self) -> None:
         """Compile what is dirty, in slices that leave the event loop room."""
+        until_s = time.perf_counter() + _SLICE_S
         for family in self._families:
-            until_s = time.perf_counter() + _SLICE_S
-            while family.compiler.compile_next():
+            for _ in family.compile_steps():
                 if time.perf_counter() > until_s:
                     await asyncio.sleep(0)
                     until_s = time.perf_counter() + _SLICE_S
-            family.settle()
 
     def _compile_now(self) -> None:
         for family in self._families:
-            family.compiler.compile_all()
-            family.settle()
+            for _ in family.compile_steps():
+                pass
 
     # Writing
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from calico_engine.plugin.protocols import Change
 from calico_engine.reconcile import DeltaTracker
@@ -44,6 +44,9 @@ class FamilyTables:
         self._state = state
         self._rules: dict[ChainKey, tuple[Rule, ...]] = {}
         self._targets: dict[ChainKey, frozenset[ChainKey]] = {}
+        self._references: dict[ChainKey, int] = {}
+        self._unsettled: set[ChainKey] = set()
+        self._rehash: set[ChainKey] = set()
         self._tracker: DeltaTracker[ChainKey, Hashes] = DeltaTracker()
         self._hooks: dict[ChainKey, HookWanted] = {}
         self._actual_hooks: dict[ChainKey, tuple[HookRule, ...]] = {}
@@ -64,27 +67,48 @@ class FamilyTables:
 
     # Desired state
 
+    def compile_steps(self) -> Iterator[None]:
+        """Compile what is dirty and settle it, in small steps."""
+        while self.compiler.compile_next():
+            yield
+        yield from self.settle_steps()
+
     def settle(self) -> None:
         """Take over what the compiler made: work out which chains exist, and their hashes."""
+        for _ in self.settle_steps():
+            pass
+
+    def settle_steps(self) -> Iterator[None]:
+        """Settle in small steps; whoever settles meanwhile, or later, does what is left."""
         changed = self.compiler.take_changed()
         for key in changed & self.quarantined.keys():
             del self.quarantined[key]
-        moved = self._settle_hooks()
+        # Chains whose being referred to, or not, has changed come on top of those whose rules have.
+        self._rehash |= changed
+        self._unsettled |= changed
+        self._settle_hooks()
         for key in changed:
-            moved |= self._retarget(key)
-        if moved:
-            self._settle_reachable(changed)
-        else:
-            for key in changed:
-                if key in self._rules:
+            rules = self.compiler.chains.get(key, ())
+            self._retarget(key, _targets(key.layer, rules))
+        while self._unsettled:
+            key = self._unsettled.pop()
+            if self._references.get(key):
+                if key in self._rehash or key not in self._rules:
                     self._want(key)
+            elif key in self._rules:
+                del self._rules[key]
+                self._tracker.delete_desired(key)
+                self.quarantined.pop(key, None)
+            self._rehash.discard(key)
+            yield
 
-    def _settle_hooks(self) -> bool:
-        """Work out what belongs into the kernel's chains; return whether that changed."""
+    def _settle_hooks(self) -> None:
+        """Work out what belongs into the kernel's chains."""
         static = self.compiler.static
         if static is self._static:
-            return False
+            return
         self._static = static
+        before = self._hook_targets()
         self._hooks = {}
         for layer, hook in static.hooks.keys() | static.appends.keys():
             placed = tuple(static.hooks.get((layer, hook), ()))
@@ -96,40 +120,38 @@ class FamilyTables:
                 appended,
                 self.backend.hash_rules(f"{hook.value}*appends*", appended),
             )
-        return True
+        self._move_references(before, self._hook_targets())
 
-    def _retarget(self, key: ChainKey) -> bool:
-        """Note where a changed chain leads; return whether that changed what is reachable."""
-        rules = self.compiler.chains.get(key)
-        targets = None if rules is None else _targets(key.layer, rules)
-        before = self._targets.get(key)
-        if targets is None:
-            self._targets.pop(key, None)
-        else:
-            self._targets[key] = targets
-        return targets != before
-
-    def _settle_reachable(self, changed: Iterable[ChainKey]) -> None:
-        roots = [
+    def _hook_targets(self) -> frozenset[ChainKey]:
+        return frozenset(
             target
             for key, (placed, _, appended, _) in self._hooks.items()
             for target in _targets(key.layer, (*placed, *appended))
-        ]
-        reached: set[ChainKey] = set()
-        todo = roots
-        while todo:
-            key = todo.pop()
-            if key not in reached:
-                reached.add(key)
-                todo.extend(self._targets.get(key, ()))
-        for key in [key for key in self._rules if key not in reached]:
-            del self._rules[key]
-            self._tracker.delete_desired(key)
-            self.quarantined.pop(key, None)
-        changed = set(changed)
-        for key in reached:
-            if key not in self._rules or key in changed:
-                self._want(key)
+        )
+
+    def _retarget(self, key: ChainKey, targets: frozenset[ChainKey]) -> None:
+        """Note where a chain leads now. What an unreferenced chain leads to does not count."""
+        before = self._targets.get(key, frozenset())
+        if targets:
+            self._targets[key] = targets
+        else:
+            self._targets.pop(key, None)
+        if self._references.get(key):
+            self._move_references(before, targets)
+
+    def _move_references(self, before: frozenset[ChainKey], after: frozenset[ChainKey]) -> None:
+        """Count references that came and went. Chains lead nowhere in circles, so that counting is enough."""
+        for key in after - before:
+            self._references[key] = self._references.get(key, 0) + 1
+            if self._references[key] == 1:
+                self._unsettled.add(key)
+                self._move_references(frozenset(), self._targets.get(key, frozenset()))
+        for key in before - after:
+            self._references[key] -= 1
+            if not self._references[key]:
+                del self._references[key]
+                self._unsettled.add(key)
+                self._move_references(self._targets.get(key, frozenset()), frozenset())
 
     def _want(self, key: ChainKey) -> None:
         rules = self.compiler.chains.get(key)

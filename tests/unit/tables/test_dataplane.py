@@ -1,5 +1,6 @@
 """TableDataplane over a kernel in memory: when it writes, reads back, retries and gives up."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -291,3 +292,29 @@ async def test_cleanup_counts_what_it_removes(bench: Any) -> None:
 
     assert await bench.dataplane.cleanup() == count
     assert bench.names() == set()
+
+
+@pytest.mark.parametrize("render_at_turn", [0, 2])
+async def test_event_loop_has_room_while_much_is_compiled(bench: Any, render_at_turn: int) -> None:
+    """And somebody who renders in the middle of it does no harm."""
+    endpoints = [
+        make_workload_update(f"w{i}", interface=f"cali{i}", tiers=[make_tier("web")]) for i in range(300)
+    ]
+    bench.dataplane.on_batch(Batch(revision=1, in_sync=True, messages=(POLICY, *endpoints)))
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            if turns == render_at_turn:
+                bench.dataplane.render()
+            await asyncio.sleep(0)
+
+    counter = asyncio.create_task(count_turns())
+    await bench.dataplane.apply()
+    counter.cancel()
+
+    assert turns > (render_at_turn or 5)
+    assert {f"cali-tw-cali{i}" for i in range(300)} <= bench.names()
+    assert (await bench.settle()).writes == 0
