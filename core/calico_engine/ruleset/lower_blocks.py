@@ -3,7 +3,7 @@
 Pure. One iptables rule holds one source and one destination net, one multiport and no "or" at all. What does not fit
 becomes blocks before the rule, each a disjunction; a rule that needs them matches on the bit "all blocks passed".
     first positive block   sets that bit itself in any of its rules
-    further ones           set a scratch bit; then: scratch clear -> clear "all passed"
+    further ones           set a scratch bit, cleared before; then: scratch clear -> clear "all passed"
     negative blocks        a rule per net clears "all passed"
 Source: felix/rules/policy.go (matchBlockBuilder).
 """
@@ -36,7 +36,7 @@ class RuleLowering:
         self._all_passed = marks.scratch0
         self._this_passed = marks.scratch1
         self._rules: list[Rule] = []
-        self._first_positive = True
+        self._positive_blocks = 0
         self._kept = list(rule.matches)
 
     def lower(self) -> tuple[Rule, ...]:
@@ -109,11 +109,15 @@ class RuleLowering:
 
     def _positive_block(self, alternatives: list[tuple[Match, ...]]) -> None:
         self._begin(0)
-        bit = self._all_passed if self._first_positive else self._this_passed
+        bit = self._this_passed if self._positive_blocks else self._all_passed
+        if self._positive_blocks > 1:
+            # The block before may have left the bit set. Felix leaves this out (87c15906f20c), and so takes a third
+            # block for passed when the second was.
+            self._rules.append(self._step(clear_bits(self._this_passed)))
         self._rules += [self._step(set_bits(bit), *matches) for matches in alternatives]
-        if not self._first_positive:
+        if self._positive_blocks:
             self._rules.append(self._step(clear_bits(self._all_passed), bits_are_clear(self._this_passed)))
-        self._first_positive = False
+        self._positive_blocks += 1
 
     def _begin(self, initial: int) -> None:
         """Write the rule that both bits start from, once. Positive blocks come first: then the initial bit is 0."""

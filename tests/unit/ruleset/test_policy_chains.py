@@ -223,3 +223,15 @@ def test_every_rule_says_which_policy_rule_it_comes_from() -> None:
     origins = [rule.origin for rule in chains[ChainKey(Layer.FILTER, "cali-pi-gnp/web")]]
     assert {(o.owner, o.direction) for o in origins if o} == {(update.policy, "ingress")}
     assert [o.index for o in origins if o] == [0, 0, 1, 1]
+
+
+def test_a_third_block_does_not_pass_because_the_second_did() -> None:
+    both = {"src_nets": ("10.0.0.0/8", "11.0.0.0/8"), "dst_nets": ("12.0.0.0/8", "13.0.0.0/8")}
+    rule = ActiveRule(action=Action.ALLOW, protocol=6, dst_ports=ports(*range(1, 21)), **both)
+
+    lines = words(rule)
+
+    assert lines.count("--jump MARK --set-mark 0/0x100000") == 1
+    assert lines.index("--jump MARK --set-mark 0/0x100000") < lines.index(
+        "--destination 12.0.0.0/8 --jump MARK --set-mark 0x100000/0x100000"
+    )
