@@ -163,29 +163,6 @@ class Netlink:
         ]
         return [neighbour for neighbour in everything if neighbour.state & NUD_PERMANENT]
 
-    async def change_route(self, command: str, route: RawRoute) -> None:
-        """command: add, replace or del. Raises: KernelError with the errno."""
-        network = ipaddress.ip_network(route.dst)
-        spec: dict[str, object] = {
-            "family": FAMILIES[network.version],
-            "dst": route.dst,
-            "table": route.table,
-            "proto": route.protocol,
-            "scope": route.scope,
-            "type": route.kind,
-        }
-        if route.oif:
-            spec["oif"] = route.oif
-        if route.gateway:
-            spec["gateway"] = route.gateway
-        if route.priority:
-            spec["priority"] = route.priority
-        if route.src:
-            spec["prefsrc"] = route.src
-        if route.onlink:
-            spec["flags"] = RTNH_F_ONLINK
-        await self._request("route", command, spec, f"route {command} {route.dst}")
-
     async def change_neighbour(self, command: str, index: int, address: str, mac: str) -> None:
         """command: replace or del; the entry is permanent. Raises: KernelError with the errno."""
         spec: dict[str, object] = {"ifindex": index, "dst": address, "family": socket.AF_INET}

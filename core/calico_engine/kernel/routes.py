@@ -28,6 +28,7 @@ from calico_engine.kernel.netlink import (
     RawRoute,
     RouteEvent,
 )
+from calico_engine.kernel.route_socket import RouteCommand, RouteSocket
 from calico_engine.messages import InterfaceRemove, InterfaceUpdate
 from calico_engine.plugin.protocols import NO_METRICS, Change, MetricSink
 from calico_engine.reconcile import DeltaTracker
@@ -173,6 +174,7 @@ class RouteTable:
         self._on_drift = on_drift
         self._metrics = metrics
         self._netlink = Netlink()
+        self._writer = RouteSocket()
         self._listener = NetlinkListener(Group.ROUTE, self._on_events)
         self._tracker: DeltaTracker[RouteKey, Route] = DeltaTracker()
         self._foreign: dict[RouteKey, Route] = {}
@@ -234,13 +236,21 @@ class RouteTable:
         self._refused.clear()
         done: list[Change] = []
         errors: list[KernelError] = []
-        for route, before in self._writable():
-            try:
-                if await self._write(route, before):
-                    done.append(
-                        Change(action="+" if before is None else "~", where=WHERE, text=route_text(route))
-                    )
-            except KernelError as error:
+        writable = [pair for pair in self._writable() if not self._is_taken(*pair)]
+        commands = [RouteCommand.ADD if before is None else RouteCommand.REPLACE for _, before in writable]
+        answers = await self._writer.send(
+            [
+                (command, self._to_kernel(route))
+                for command, (route, _) in zip(commands, writable, strict=True)
+            ]
+        )
+        for (route, before), error in zip(writable, answers, strict=True):
+            if error is None:
+                self._note_written(route)
+                done.append(
+                    Change(action="+" if before is None else "~", where=WHERE, text=route_text(route))
+                )
+            elif not self._note_refusal(route, error):
                 errors.append(error)
         if errors:
             self._stale = True
@@ -253,14 +263,16 @@ class RouteTable:
             await self.read_back()
         done: list[Change] = []
         errors: list[KernelError] = []
-        for route in self._removable():
-            if keep(route):
-                continue
-            try:
-                await self._remove(route)
-                done.append(Change(action="-", where=WHERE, text=route_text(route)))
-            except KernelError as error:
+        removable = [route for route in self._removable() if not keep(route)]
+        answers = await self._writer.send(
+            [(RouteCommand.DELETE, self._to_kernel(route)) for route in removable]
+        )
+        for route, error in zip(removable, answers, strict=True):
+            if error is not None and error.errno not in _ALREADY_GONE:
                 errors.append(error)
+                continue
+            self._note_removed(route)
+            done.append(Change(action="-", where=WHERE, text=route_text(route)))
         labels = {"plugin": self._name}
         self._metrics.gauge("felix_route_table_num_routes", len(self._tracker.actual), labels)
         interfaces = {route.interface for route in self._tracker.actual.values()}
@@ -288,6 +300,7 @@ class RouteTable:
 
     async def close(self) -> None:
         self._listener.close()
+        self._writer.close()
         await self._netlink.close()
 
     async def read_back(self) -> None:
@@ -334,34 +347,31 @@ class RouteTable:
         interface = self._interfaces.get(route.interface)
         return interface is not None and interface.up
 
-    async def _write(self, route: Route, before: Route | None) -> bool:
-        """Return whether it was written; a refusal is noted, not raised. Raises: KernelError."""
-        key = route.key
-        if before is None and key in self._foreign:
-            self._refused[key] = f"not ours is in its place: {route_text(self._foreign[key])}"
+    def _is_taken(self, route: Route, before: Route | None) -> bool:
+        """Tell whether a route that is not ours is in this one's place, and note it."""
+        foreign = self._foreign.get(route.key)
+        if before is not None or foreign is None:
             return False
-        try:
-            await self._netlink.change_route("add" if before is None else "replace", self._to_kernel(route))
-        except KernelError as error:
-            if error.errno in _WAITS:
-                log.debug("route waits for its interface: %s", route_text(route))
-                return False
-            if error.errno in _REFUSED:
-                self._refused[key] = error.reason
-                return False
-            raise
-        self._tracker.set_actual(key, route)
-        if key in self._lost:
-            self._lost.discard(key)
-            self._on_drift(f"put back after somebody else changed it: {route_text(route)}")
+        self._refused[route.key] = f"not ours is in its place: {route_text(foreign)}"
         return True
 
-    async def _remove(self, route: Route) -> None:
-        try:
-            await self._netlink.change_route("del", self._to_kernel(route))
-        except KernelError as error:
-            if error.errno not in _ALREADY_GONE:
-                raise
+    def _note_refusal(self, route: Route, error: KernelError) -> bool:
+        """Take what will pass or what a person must see; False for a failure."""
+        if error.errno in _WAITS:
+            log.debug("route waits for its interface: %s", route_text(route))
+            return True
+        if error.errno in _REFUSED:
+            self._refused[route.key] = error.reason
+            return True
+        return False
+
+    def _note_written(self, route: Route) -> None:
+        self._tracker.set_actual(route.key, route)
+        if route.key in self._lost:
+            self._lost.discard(route.key)
+            self._on_drift(f"put back after somebody else changed it: {route_text(route)}")
+
+    def _note_removed(self, route: Route) -> None:
         if route in self._doubles:
             self._doubles.remove(route)
         elif self._tracker.actual.get(route.key) == route:
