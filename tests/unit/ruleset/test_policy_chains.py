@@ -226,8 +226,13 @@ def test_every_rule_says_which_policy_rule_it_comes_from() -> None:
 
 
 def test_a_third_block_does_not_pass_because_the_second_did() -> None:
-    both = {"src_nets": ("10.0.0.0/8", "11.0.0.0/8"), "dst_nets": ("12.0.0.0/8", "13.0.0.0/8")}
-    rule = ActiveRule(action=Action.ALLOW, protocol=6, dst_ports=ports(*range(1, 21)), **both)
+    rule = ActiveRule(
+        action=Action.ALLOW,
+        protocol=6,
+        dst_ports=ports(*range(1, 21)),
+        src_nets=("10.0.0.0/8", "11.0.0.0/8"),
+        dst_nets=("12.0.0.0/8", "13.0.0.0/8"),
+    )
 
     lines = words(rule)
 
