@@ -30,6 +30,8 @@ _BACKOFF_S = 0.02
 _MAX_QUARANTINED_PER_APPLY = 50
 _SLICE_S = 0.01
 _STUBBORN_RETRY_S = 30.0
+#: Fewer chains than this are spelled faster than a thread is woken.
+_INLINE_RENDER_CHAINS = 100
 
 
 class _Intervals(TypedDict):
@@ -143,8 +145,6 @@ class TableDataplane:
             try:
                 await self._commit(family, delta)
             except KernelError as error:
-                timer.expire()
-                timer.is_trusted = False
                 failures += 1
                 culprit = family.backend.blame(error) if failures > 1 else None
                 log.warning(
@@ -168,8 +168,18 @@ class TableDataplane:
                 return changes
 
     async def _commit(self, family: FamilyTables, delta: TableDelta) -> None:
-        transaction = await asyncio.to_thread(family.backend.render, delta)
-        await family.backend.commit(transaction)
+        if len(delta.chains) > _INLINE_RENDER_CHAINS:
+            transaction = await asyncio.to_thread(family.backend.render, delta)
+        else:
+            transaction = family.backend.render(delta)
+        try:
+            await family.backend.commit(transaction)
+        except BaseException:
+            # Cut off in the middle, too: whether it happened, only the kernel knows.
+            timer = self._timers[family.backend.family]
+            timer.expire()
+            timer.is_trusted = False
+            raise
         family.note_committed(delta)
         log.info(
             "tables written: ipv%s chains=%d hooks=%d deletions=%d bytes=%d",
@@ -216,7 +226,6 @@ class TableDataplane:
                 await self._commit(family, delta)
             except KernelError as error:
                 self._stubborn_until_s = self._clock() + _STUBBORN_RETRY_S
-                self._timers[family.backend.family].expire()
                 message = f"chains nothing of ours leads to were not deleted, will retry: {error}"
                 log.warning("%s", message)
                 self._context.notify(Notification(plugin=self._context.name, kind="warning", message=message))

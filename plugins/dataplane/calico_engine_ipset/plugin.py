@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 _BACKOFF_S = 0.02
+#: Fewer members than this are spelled faster than a thread is woken.
+_INLINE_MEMBERS = 1000
 #: Sets that rules of somebody else refer to are tried again after this long.
 _BUSY_RETRY_S = 10.0
 
@@ -156,8 +158,6 @@ class IpsetDataplane:
                 await self._commit(writes)
             except KernelError as error:
                 failures += 1
-                self._timer.expire()
-                self._timer.is_trusted = False
                 log.warning("sets not written, attempt %d: %s", failures, error)
                 if not error.retryable:
                     raise
@@ -210,9 +210,18 @@ class IpsetDataplane:
         if not writes:
             return
         for number, write in enumerate(writes):
-            write.text = await asyncio.to_thread(self._text, write, number)
+            if len(write.added) > _INLINE_MEMBERS:
+                write.text = await asyncio.to_thread(self._text, write, number)
+            else:
+                write.text = self._text(write, number)
         leftover = "".join(f"destroy {name}\n" for name in self._temporary_names())
-        await tool.restore(leftover + "".join(write.text for write in writes), self._context.metrics)
+        try:
+            await tool.restore(leftover + "".join(write.text for write in writes), self._context.metrics)
+        except BaseException:
+            # Cut off in the middle, too: how far it came, only the kernel knows.
+            self._timer.expire()
+            self._timer.is_trusted = False
+            raise
         for write in writes:
             self._note_written(write)
         self._present -= set(self._temporary_names())
@@ -267,7 +276,6 @@ class IpsetDataplane:
             except KernelError as error:
                 refused.append(error)
         if refused:
-            self._timer.expire()
             raise refused[0]
 
     def _change(self, write: _Write) -> Change:

@@ -11,6 +11,7 @@ import pytest
 
 from calico_engine.messages import (
     ActivePolicyRemove,
+    ActiveProfileUpdate,
     ConfigUpdate,
     IPSetUpdate,
     SetKind,
@@ -383,6 +384,49 @@ def test_lock_held_by_another_program_is_waited_for(make_rig: Any) -> None:
             await rig.settle(*one_endpoint(rig))
 
         assert "cali-tw-caliweb" in rig.save()
+
+    rig.run(scenario)
+
+
+HOSTILE = (
+    '"',
+    "\n",
+    "-j ACCEPT",
+    " --jump ACCEPT\n-A FORWARD -j ACCEPT\n",
+    "COMMIT\n*filter",
+    "$(id)",
+    "\\",
+    "é" * 200,
+    "x" * 300,
+)
+
+
+def test_hostile_names_reach_no_rule(rig: Any) -> None:
+    async def scenario() -> None:
+        harmless = len(await rules_with_names(rig, [f"p{i}" for i in range(len(HOSTILE))]))
+        rig.make_dataplanes()
+
+        rules = await rules_with_names(rig, list(HOSTILE))
+
+        # As many rules as for harmless names, all of them ours, none that accepts what it should not.
+        assert len(rules) == harmless
+        assert all("cali:" in line for line in rules)
+        rig.iptables.invalidate("test")
+        assert await rig.writes() == 0
+
+    async def rules_with_names(rig: Any, names: list[str]) -> list[str]:
+        policies = [rig.policy(name, [rig.rule(Action.DENY), rig.rule(Action.LOG)]) for name in names]
+        profiles = [
+            ActiveProfileUpdate(profile=name, inbound=(rig.rule(Action.DENY),), outbound=()) for name in names
+        ]
+        endpoint = rig.endpoint("web").update([policy.policy for policy in policies], profiles=tuple(names))
+        strange = [
+            msgspec.structs.replace(endpoint, endpoint=rig.endpoint(f"e{i}").key, interface_name=name)
+            for i, name in enumerate(HOSTILE)
+        ]
+        await rig.settle(*policies, *profiles, endpoint, *strange)
+        await rig.iptables.close()
+        return [line for version in (4, 6) for line in saved(rig)[version] if line.startswith("-A")]
 
     rig.run(scenario)
 
