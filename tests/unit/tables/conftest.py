@@ -1,5 +1,6 @@
 """A table backend with a kernel of its own in memory, and a dataplane over it."""
 
+import asyncio
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ class FakeBackend:
         self.refuse: set[str] = set()
         self.busy: set[str] = set()
         self.broken = False
+        self.hang = asyncio.Event()
+        self.hang.set()
         self.reads = 0
         self.commits = 0
         self.changed: Callable[[str], None] = lambda reason: None
@@ -74,6 +77,7 @@ class FakeBackend:
             if key.name in self.busy:
                 raise KernelError("fake", "busy", line=key.name)
         self.chains.update(chains)
+        await self.hang.wait()
         self.hooks.update(
             {key: tuple(HookRule(digest, digest) for digest in digests) for key, digests in hooks}
         )

@@ -318,3 +318,20 @@ async def test_event_loop_has_room_while_much_is_compiled(bench: Any, render_at_
     assert turns > (render_at_turn or 5)
     assert {f"cali-tw-cali{i}" for i in range(300)} <= bench.names()
     assert (await bench.settle()).writes == 0
+
+
+async def test_apply_that_is_cut_off_is_not_trusted(bench: Any) -> None:
+    bench.v4.hang.clear()
+    bench.dataplane.on_batch(Batch(revision=1, in_sync=True, messages=WORLD))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await bench.dataplane.apply()
+    half_done = CHAIN in bench.names()
+    bench.v4.hang.set()
+
+    await bench.settle()
+
+    assert half_done
+    assert bench.v4.reads == 2
+    assert bench.v4.hooks
+    assert (await bench.settle()).writes == 0
