@@ -32,14 +32,22 @@ SOCKET_NAME = "engine.sock"
 DUMPS = ("state", "rules", "sets", "routes", "config")
 
 
-async def start(engine: Engine) -> web.AppRunner:
-    """Listen on the engine's socket; what an engine that died left there goes first."""
+async def start(engine: Engine) -> web.AppRunner | None:
+    """Listen on the engine's socket; what an engine that died left there goes first.
+
+    None when there can be no socket: reported, and the engine goes on without.
+    """
     path = engine.run_dir / SOCKET_NAME
-    path.unlink(missing_ok=True)  # the run lock says that nobody else listens
     runner = web.AppRunner(application(engine), access_log=None)
     await runner.setup()
-    await web.UnixSite(runner, str(path)).start()
-    _restrict(path)
+    try:
+        path.unlink(missing_ok=True)  # the run lock says that nobody else listens
+        await web.UnixSite(runner, str(path)).start()
+        _restrict(path)
+    except OSError as error:
+        log.warning("no control socket, `status` and `plan` will not reach this engine: %s: %s", path, error)
+        await runner.cleanup()
+        return None
     return runner
 
 

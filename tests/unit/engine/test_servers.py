@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -123,6 +124,18 @@ async def test_a_socket_left_by_a_killed_engine_is_no_hindrance(rig: Rig) -> Non
     assert code == 200
     await rig.stop()
     assert not (rig.run_dir / SOCKET_NAME).exists()
+
+
+async def test_a_path_too_long_for_a_socket_is_survived(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(tmp_path / ("d" * 120))
+
+    await rig.start()
+
+    await rig.until(lambda: "no control socket" in caplog.text)
+    assert rig.engine.is_ready()
+    await rig.stop()
 
 
 async def test_health_follows_the_engine(rig: Rig) -> None:
