@@ -294,12 +294,17 @@ class Lab:
         if wish.manifests is not None:
             _copy_manifests(wish.manifests, self.paths.manifests)
         elif wish.nodes:
-            text = _yaml(default_resources(wish.nodes))
+            text = _yaml(default_resources(wish.nodes, families=kernel_families()))
             (self.paths.manifests / "lab.yaml").write_text(text, encoding="utf-8")
         else:
             raise ConfigError("nothing to build", key="nodes", hint="say --nodes N or --manifests DIR")
         plan, added = make_plan(
-            self.name, wish.profile, self.resources(), min_nodes=wish.nodes, overrides=wish.overrides
+            self.name,
+            wish.profile,
+            self.resources(),
+            min_nodes=wish.nodes,
+            overrides=wish.overrides,
+            families=kernel_families(),
         )
         self._write_generated(added)
         return plan
@@ -358,6 +363,11 @@ class Lab:
 
 class LabBrokenError(CalicoEngineError):
     """The holder could not build the lab; it waits for `lab down`."""
+
+
+def kernel_families() -> tuple[int, ...]:
+    """Return the address families this machine's kernel has."""
+    return (4, 6) if Path("/proc/sys/net/ipv6").exists() else (4,)
 
 
 def _manifest_files(directory: Path) -> list[Path]:

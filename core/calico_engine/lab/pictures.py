@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from calico_engine.lab.plan import OUTSIDE_ADDRESSES, LabPlan, PodPlan
+from calico_engine.lab.plan import LabPlan, PodPlan
 from calico_engine.lab.prober import ProbeResult
 from calico_engine.lab.probing import Outcome
 from calico_engine.lab.topology import BRIDGE
@@ -82,7 +82,7 @@ def lab_tree(plan: LabPlan, engines: Mapping[str, str]) -> Tree:
     """Return the picture as a tree; `engines` says how each node's engine is."""
     gateways = " ".join(plan.gateways)
     root = Tree(Text.assemble((f"fabric {BRIDGE}", "bold"), f"  {gateways}"))
-    outside = " ".join(address.partition("/")[0] for address in OUTSIDE_ADDRESSES)
+    outside = " ".join(address.partition("/")[0] for address in plan.outside)
     root.add(Text.assemble(("outside", "bold"), f"  {outside}"))
     for node in plan.nodes:
         state = engines.get(node.name, "")

@@ -61,7 +61,8 @@ class PodPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LabPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the holder needs to know. `gateways` are the fabric's addresses in the nodes' subnets."""
+    """All that the holder needs to know. `gateways` are the fabric's addresses in the nodes' subnets; `outside` are
+    those it has as the world beyond the cluster."""
 
     name: str
     profile: str
@@ -69,6 +70,7 @@ class LabPlan(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[NodePlan, ...] = ()
     pods: tuple[PodPlan, ...] = ()
     gateways: tuple[str, ...] = ()
+    outside: tuple[str, ...] = OUTSIDE_ADDRESSES
     warnings: tuple[str, ...] = ()
 
     def pod(self, name: str) -> PodPlan:
@@ -95,8 +97,12 @@ def make_plan(
     *,
     min_nodes: int = 0,
     overrides: Sequence[str] = (),
+    families: Sequence[int] = (4, 6),
 ) -> tuple[LabPlan, tuple[Resource, ...]]:
-    """Return the plan and the resources to add to the manifests. Raises: ConfigError."""
+    """Return the plan and the resources to add to the manifests. Raises: ConfigError.
+
+    families: those this machine's kernel has; what is generated has addresses of them alone.
+    """
     everything = list(resources)
     workloads = sorted((r for r in everything if isinstance(r, WorkloadEndpoint)), key=lambda r: r.key)
     known = {r.metadata.name: r for r in everything if isinstance(r, Node)}
@@ -115,7 +121,7 @@ def make_plan(
     added = [
         node
         for index, node_name in enumerate(names, 1)
-        if (node := _completed(known.get(node_name), node_name, index))
+        if (node := _completed(known.get(node_name), node_name, index, families))
     ]
     complete = {**known, **{node.metadata.name: node for node in added}}
     nodes = tuple(_node_plan(complete[node_name], index) for index, node_name in enumerate(names, 1))
@@ -127,17 +133,26 @@ def make_plan(
         nodes=nodes,
         pods=pods,
         gateways=_gateways(nodes),
+        outside=tuple(net for net in OUTSIDE_ADDRESSES if (6 if ":" in net else 4) in families),
         warnings=tuple(warnings),
     )
     return plan, tuple(added)
 
 
-def default_resources(node_count: int, pods_per_node: int = 2) -> tuple[Resource, ...]:
-    """Return a small open cluster: pools of both families, and on every node a `web` and a `client` pod."""
+def default_resources(
+    node_count: int, pods_per_node: int = 2, families: Sequence[int] = (4, 6)
+) -> tuple[Resource, ...]:
+    """Return a small open cluster: a pool of each family, and on every node a `web` and a `client` pod."""
     allow = (Rule(action=Action.ALLOW),)
+    pools = {4: _POOL_V4, 6: _POOL_V6}
     made: list[Resource] = [
-        IPPool(metadata=Metadata(name="lab-ipv4"), spec=IPPoolSpec(cidr=_POOL_V4, nat_outgoing=True)),
-        IPPool(metadata=Metadata(name="lab-ipv6"), spec=IPPoolSpec(cidr=_POOL_V6, nat_outgoing=True)),
+        *(
+            IPPool(
+                metadata=Metadata(name=f"lab-ipv{family}"),
+                spec=IPPoolSpec(cidr=pools[family], nat_outgoing=True),
+            )
+            for family in families
+        ),
         Profile(metadata=Metadata(name="lab-open"), spec=ProfileSpec(ingress=allow, egress=allow)),
     ]
     roles = ("web", "client")
@@ -145,12 +160,16 @@ def default_resources(node_count: int, pods_per_node: int = 2) -> tuple[Resource
         for number in range(pods_per_node):
             role = roles[number % len(roles)]
             pod = f"{role}{node}" if number < len(roles) else f"{role}{node}x{number // len(roles)}"
-            made.append(_default_endpoint(f"node{node}", node, number + 1, pod, role))
+            made.append(_default_endpoint(node, number + 1, pod, role, families))
     return tuple(made)
 
 
-def _default_endpoint(node: str, node_number: int, number: int, pod: str, role: str) -> WorkloadEndpoint:
+def _default_endpoint(
+    node_number: int, number: int, pod: str, role: str, families: Sequence[int]
+) -> WorkloadEndpoint:
+    node = f"node{node_number}"
     name = f"{node}-k8s-{pod}-eth0"
+    networks = {4: f"10.65.{node_number}.{number}/32", 6: f"fd00:65::{node_number:x}:{number:x}/128"}
     return WorkloadEndpoint(
         metadata=Metadata(name=name, namespace="default", labels={"app": pod, "role": role}),
         spec=WorkloadEndpointSpec(
@@ -159,13 +178,13 @@ def _default_endpoint(node: str, node_number: int, number: int, pod: str, role: 
             pod=pod,
             endpoint="eth0",
             interface_name=f"cali{node_number:04x}{number:04x}",
-            ip_networks=(f"10.65.{node_number}.{number}/32", f"fd00:65::{node_number:x}:{number:x}/128"),
+            ip_networks=tuple(networks[family] for family in families),
             profiles=("lab-open",),
         ),
     )
 
 
-def _completed(node: Node | None, name: str, index: int) -> Node | None:
+def _completed(node: Node | None, name: str, index: int, families: Sequence[int]) -> Node | None:
     """Return the Node to write beside the manifests: None when theirs has an address."""
     if (
         node is not None
@@ -180,14 +199,11 @@ def _completed(node: Node | None, name: str, index: int) -> Node | None:
             hint="give it one, or leave the Node out",
         )
     v4, v6 = ipaddress.ip_network(_GENERATED_V4), ipaddress.ip_network(_GENERATED_V6)
-    return Node(
-        metadata=Metadata(name=name),
-        spec=NodeSpec(
-            bgp=NodeBGPSpec(
-                ipv4_address=f"{v4[index]}/{v4.prefixlen}", ipv6_address=f"{v6[index]}/{v6.prefixlen}"
-            )
-        ),
+    bgp = NodeBGPSpec(
+        ipv4_address=f"{v4[index]}/{v4.prefixlen}",
+        ipv6_address=f"{v6[index]}/{v6.prefixlen}" if 6 in families else "",
     )
+    return Node(metadata=Metadata(name=name), spec=NodeSpec(bgp=bgp))
 
 
 def _node_plan(node: Node, index: int) -> NodePlan:

@@ -15,7 +15,6 @@ from calico_engine.kernel.namespaces import NetworkNamespace
 from calico_engine.kernel.sysctl import write_sysctl
 from calico_engine.lab.entering import NETNS_DIRECTORY, SYSTEM_PATH
 from calico_engine.lab.plan import (
-    OUTSIDE_ADDRESSES,
     PREFIX,
     LabPlan,
     NodePlan,
@@ -70,7 +69,7 @@ def make_fabric(plan: LabPlan) -> None:
     _set_parameters()
     lines = ["link set lo up", f"link add {BRIDGE} type bridge", f"link set {BRIDGE} up"]
     lines += [f"address add {gateway} dev {BRIDGE}{_nodad(gateway)}" for gateway in plan.gateways]
-    lines += [f"address add {address} dev lo{_nodad(address)}" for address in OUTSIDE_ADDRESSES]
+    lines += [f"address add {address} dev lo{_nodad(address)}" for address in plan.outside]
     run_batch("", lines)
 
 

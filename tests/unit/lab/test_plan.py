@@ -115,3 +115,12 @@ def test_default_cluster_has_pods_of_both_families_on_every_node() -> None:
     assert [pod.name for pod in plan.pods] == ["client1", "web1", "client2", "web2"]
     assert all(pod.address(4) and pod.address(6) for pod in plan.pods)
     assert len({pod.interface for pod in plan.pods}) == 4
+
+
+def test_kernel_without_ipv6_gets_a_cluster_without() -> None:
+    plan, added = make_plan("lab", "standalone", default_resources(1, families=(4,)), families=(4,))
+
+    assert not [net for pod in plan.pods for net in pod.networks if ":" in net]
+    assert plan.nodes[0].networks == ("10.99.0.1/16",)
+    assert plan.outside == ("203.0.113.1/32",)
+    assert len(added) == 1
