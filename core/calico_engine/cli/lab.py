@@ -170,11 +170,15 @@ def probe(
         return EXIT_FAILED if unexpected else EXIT_OK
     from rich.console import Console
 
-    from calico_engine.lab.pictures import describe_unexpected, matrix_tables
+    from calico_engine.lab.pictures import LEGEND, describe_unexpected, matrix_tables
 
-    console = Console(highlight=False, soft_wrap=True)
-    for table in matrix_tables(outcomes):
+    # A pipe has no width that anything must fit.
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1000)
+    tables = matrix_tables(outcomes, console.width)
+    for table in tables:
         console.print(table)
+    if any(column.header == "1" for table in tables for column in table.columns):
+        console.print(LEGEND, style="dim")
     for line in describe_unexpected(outcomes):
         console.print(line, style="red", markup=False)
     console.print(f"{len(outcomes) - len(unexpected)} of {len(outcomes)} went as the manifests say")

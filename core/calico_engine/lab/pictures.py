@@ -23,14 +23,30 @@ _STYLES = {
 }
 
 
-def matrix_tables(outcomes: Sequence[Outcome]) -> list[Table]:
-    """Return one table for each protocol, port and family: rows are sources, columns destinations."""
+#: What a cell says where words do not fit.
+LETTERS = {
+    ProbeResult.OPEN: "o",
+    ProbeResult.DENIED: "x",
+    ProbeResult.REFUSED: "r",
+    ProbeResult.UNREACHABLE: "u",
+    ProbeResult.WRONG: "w",
+}
+LEGEND = (
+    ", ".join(f"{letter} {result}" for result, letter in LETTERS.items()) + ", ! not as the manifests say"
+)
+
+
+def matrix_tables(outcomes: Sequence[Outcome], width: int = 80) -> list[Table]:
+    """Return one table for each protocol, port and family: rows are sources, columns destinations.
+
+    Where the names do not fit `width` characters, columns are numbered as the rows are, and cells hold LETTERS.
+    """
     groups: dict[tuple[str, int, int], list[Outcome]] = {}
     for outcome in outcomes:
         groups.setdefault((outcome.protocol, outcome.port, outcome.family), []).append(outcome)
     families = {family for _, _, family in groups}
     return [
-        _matrix(_title(protocol, port, family if len(families) > 1 else 0), found)
+        _matrix(_title(protocol, port, family if len(families) > 1 else 0), found, width)
         for (protocol, port, family), found in groups.items()
     ]
 
@@ -44,27 +60,36 @@ def _title(protocol: str, port: int, family: int) -> str:
     return " ".join(words)
 
 
-def _matrix(title: str, outcomes: Sequence[Outcome]) -> Table:
+def _matrix(title: str, outcomes: Sequence[Outcome], width: int) -> Table:
     sources = list(dict.fromkeys(outcome.source for outcome in outcomes))
     reached = {outcome.destination for outcome in outcomes}
     # Columns in the order of the rows, so that the diagonal is one.
     destinations = [name for name in sources if name in reached] + sorted(reached.difference(sources))
+    numbers = {
+        name: number for number, name in enumerate([*sources, *sorted(reached.difference(sources))], 1)
+    }
     by_pair = {(outcome.source, outcome.destination): outcome for outcome in outcomes}
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("from \\ to", style="bold")
-    for destination in destinations:
-        table.add_column(destination)
-    for source in sources:
-        table.add_row(source, *(_cell(by_pair.get((source, destination))) for destination in destinations))
+    needed = max(map(len, sources)) + sum(max(len(name), len("denied")) + 3 for name in destinations) + 4
+    short = needed > width
+    table = Table(title=title, title_justify="left", title_style="bold", padding=(0, 0) if short else (0, 1))
+    table.add_column("from \\ to", style="bold", no_wrap=True)
+    for name in destinations:
+        table.add_column(str(numbers[name]) if short else name, no_wrap=True)
+    for name in sources:
+        cells = (_cell(by_pair.get((name, destination)), short=short) for destination in destinations)
+        table.add_row(f"{numbers[name]:>3} {name}" if short else name, *cells)
+    for name in destinations:
+        if short and name not in sources:
+            table.add_row(f"{numbers[name]:>3} {name}", style="dim")
     return table
 
 
-def _cell(outcome: Outcome | None) -> Text:
+def _cell(outcome: Outcome | None, *, short: bool) -> Text:
     if outcome is None:
         return Text("-", style="dim")
-    text = Text(str(outcome.result), style=_STYLES[outcome.result])
+    text = Text(LETTERS[outcome.result] if short else str(outcome.result), style=_STYLES[outcome.result])
     if not outcome.as_expected:
-        text.append(f" (expected {outcome.expected})", style="bold red")
+        text.append("!" if short else f" (expected {outcome.expected})", style="bold red")
     return text
 
 
