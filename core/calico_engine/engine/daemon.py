@@ -7,6 +7,7 @@ SIGHUP            read the profile again: what can change does, what needs a res
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from calico_engine.engine import logs
 from calico_engine.engine.engine import RUN_DIRECTORY, Engine
 from calico_engine.engine.environment import file_logging_allowed
+from calico_engine.engine.events import ApplyFinished, Event
 from calico_engine.engine.profile import EngineProfile, load_profile
 from calico_engine.engine.settings import node_name
 from calico_engine.errors import ConfigError
@@ -57,13 +59,21 @@ async def run_daemon(engine: Engine) -> None:
         to_file = engine.resolver.is_set_locally("LogFilePath") and file_logging_allowed(engine.environ)
         logs.configure(settings, log_format=engine.profile.engine.log_format, to_file=to_file)
 
+    def settle(event: Event) -> None:
+        # What the first load made stays for long: keep the garbage collector from walking it again and again.
+        if isinstance(event, ApplyFinished) and engine.is_ready():
+            unsubscribe()
+            gc.freeze()
+
     configure(engine.settings)
     engine.on_settings(configure)
+    unsubscribe = engine.bus.subscribe(settle)
     loop.add_signal_handler(signal.SIGTERM, engine.request_stop)
     loop.add_signal_handler(signal.SIGINT, engine.request_stop)
     loop.add_signal_handler(signal.SIGHUP, reload)
     try:
         await engine.run()
     finally:
+        gc.unfreeze()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)

@@ -146,7 +146,7 @@ class Engine:
             self._datastore_failed,
             retry_max_s=self.profile.engine.datastore_retry_max_s,
         )
-        datastore = self._assembly.make_datastore()
+        pump.start()
         if self.profile.engine.link_monitor:
             applier.hold()
             follower = LinkFollower(
@@ -155,7 +155,7 @@ class Engine:
             tasks.start("links", follower.run())
         tasks.start("applier", applier.run())
         tasks.start("graph", runner.run())
-        tasks.start("pump", pump.run(datastore))
+        tasks.start("pump", pump.run())
         tasks.start("reporter", reporter.run(self))
         tasks.start("servers", servers.run(self))
         for name, orchestrator in orchestrators.items():

@@ -89,9 +89,17 @@ class Pump:
         self.status: SyncStatus | None = None
         self.restarts = 0
 
-    async def run(self, first: Datastore) -> None:
-        """Watch `first`, and what is made after it. Raises only what says that no datastore can ever be made."""
-        self.datastore = first
+    def start(self) -> None:
+        """Make the first datastore. Raises: ConfigError and the like; one that is only away is tried again by `run`."""
+        try:
+            self.datastore = self._make()
+        except CalicoEngineError as error:
+            if not error.retryable:
+                raise
+            self._on_failure("make", error)
+
+    async def run(self) -> None:
+        """Watch what `start` made, and what is made after it, for ever."""
         delay_s = self._retry_initial_s
         loop = asyncio.get_running_loop()
         while True:

@@ -115,6 +115,20 @@ async def test_nothing_is_pruned_that_a_failing_plugin_may_refer_to(rig: Rig) ->
     assert message_name("a") in rig.kernel("rules")
 
 
+async def test_a_failing_prune_is_retried_and_never_stops_the_engine(rig: Rig) -> None:
+    await rig.start()
+    await rig.put(make_node("a"))
+    rig.fakes.kernels["rules"].refuse(15)
+
+    await rig.fakes.datastore.delete(ResourceKey("Node", "", "a"))
+    await rig.until(lambda: rig.kernel("sets") == set())
+
+    failed = [(event.plugin, event.phase) for event in rig.events if isinstance(event, PluginFailed)]
+    assert failed == [("dataplane:rules", "prune")] * 15
+    assert rig.kernel("rules") == set()
+    assert not rig.task.done()
+
+
 async def test_a_plugin_that_never_recovers_stops_the_engine_loudly(rig: Rig) -> None:
     rig.fakes.kernels["rules"].refuse(1000)
     rig.begin()

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+import pytest
+
 from calico_engine.engine.pump import Pending, Pump
-from calico_engine.errors import UnavailableError
+from calico_engine.errors import ConfigError, UnavailableError
 from calico_engine.model.resource import ResourceKey
 from calico_engine.plugin.protocols import Datastore, SyncStatus, Update
 from calico_engine.testing.fakes import MemoryDatastore
@@ -59,7 +61,7 @@ class Failing(MemoryDatastore):
 
 async def drive(*datastores: Datastore | Exception) -> tuple[list[float], list[str], dict[ResourceKey, bool]]:
     """Run a pump over these, one after the other; return its delays, its failures and who is present in the end."""
-    left = list(datastores[1:])
+    left = list(datastores)
     delays: list[float] = []
     failures: list[str] = []
     finished = asyncio.Event()
@@ -77,12 +79,11 @@ async def drive(*datastores: Datastore | Exception) -> tuple[list[float], list[s
             await asyncio.Event().wait()
 
     pending = Pending()
-    first = datastores[0]
-    assert not isinstance(first, Exception)
     pump = Pump(
         make, pending, lambda phase, error: failures.append(f"{phase}: {error}"), sleep=sleep, retry_max_s=3
     )
-    task = asyncio.get_running_loop().create_task(pump.run(first))
+    pump.start()
+    task = asyncio.get_running_loop().create_task(pump.run())
     await finished.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -124,3 +125,18 @@ async def test_a_watch_that_ends_counts_as_a_failure() -> None:
     _, failures, _ = await drive(Ending())
 
     assert failures == ["watch: the datastore's watch ended; it must go on for ever"]
+
+
+async def test_a_datastore_that_is_away_at_the_start_is_waited_for() -> None:
+    snapshot: Items = [SyncStatus.RESYNC, [update("a")], SyncStatus.IN_SYNC]
+
+    delays, failures, present = await drive(UnavailableError("refused"), Failing(snapshot))
+
+    assert delays == [0.5, 1.0]
+    assert failures[0] == "make: refused"
+    assert present == {update("a").key: True}
+
+
+async def test_a_datastore_that_can_never_be_made_stops_the_start() -> None:
+    with pytest.raises(ConfigError):
+        await drive(ConfigError("no such directory"))
