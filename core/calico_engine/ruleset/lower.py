@@ -22,6 +22,7 @@ from calico_engine.ruleset.ir import (
 )
 from calico_engine.ruleset.lower_blocks import RuleLowering
 from calico_engine.ruleset.lower_dispatch import lower_dispatch
+from calico_engine.ruleset.lower_ports import MULTIPORT_SLOTS
 from calico_engine.ruleset.marks import allocate_marks
 from calico_engine.settings import FelixSettings
 
@@ -31,11 +32,25 @@ def lower_rules(rules: Sequence[Rule], settings: FelixSettings, family: Family) 
     marks = allocate_marks(settings)
     lowered: list[Rule] = []
     for rule in rules:
-        if any(isinstance(match, NetIn | NetInAny | PortIn | PortOrNamedPort) for match in rule.matches):
+        if _needs_lowering(rule):
             lowered += RuleLowering(rule, marks).lower()
         else:
             lowered.append(rule)
     return tuple(lowered)
+
+
+def _needs_lowering(rule: Rule) -> bool:
+    """Tell at once, for most rules, that iptables can say them as they are; may say yes where it need not."""
+    nets = 0
+    for match in rule.matches:
+        kind = type(match)
+        if kind is NetInAny or kind is PortOrNamedPort:
+            return True
+        if kind is NetIn:
+            nets += 1
+        elif isinstance(match, PortIn) and 2 * len(match.ports) > MULTIPORT_SLOTS:
+            return True
+    return nets > 1
 
 
 def lower_chains(

@@ -73,8 +73,10 @@ def fragments(rule: Rule, family: Family, layout: Layout) -> str:
     """Return comments, matches and operation in the long spelling, without chain and hash."""
     words = [_comment(text) for text in rule.comments]
     words += [_match(match, family, layout) for match in rule.matches]
-    words.append(_op(rule.op))
-    return " ".join(word for word in words if word)
+    # Continue has no words.
+    if op := _op(rule.op):
+        words.append(op)
+    return " ".join(words)
 
 
 def chain_hashes(chain: str, rules: Sequence[Rule], family: Family, layout: Layout) -> list[str]:
