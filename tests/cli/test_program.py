@@ -15,8 +15,6 @@ from tests.cli.conftest import ENVIRONMENT, Program
 import calico_engine
 from calico_engine.cli.app import COMMANDS
 
-OWN = [name for name in COMMANDS if name not in ("lab", "demo")]
-
 
 def test_help_names_every_command(program: Program) -> None:
     outcome = program("--help")
@@ -26,7 +24,7 @@ def test_help_names_every_command(program: Program) -> None:
         assert re.search(rf"^  {name} ", outcome.out, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("command", OWN)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(program: Program, command: str) -> None:
     outcome = program(command, "--help")
 

@@ -17,7 +17,7 @@ from calico_engine_file.plugin import FileDatastore
 class FileHarness:
     """A directory; it is away while it has another name."""
 
-    settle_s = 10.0
+    settle_s = 20.0
 
     def __init__(self, folder: Path, watch: WatchMode) -> None:
         self._root = folder / "manifests"

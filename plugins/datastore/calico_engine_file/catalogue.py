@@ -145,6 +145,20 @@ class Catalogue:
         ]
         return stale, gone
 
+    def overdue(self, paths: Iterable[str], age_s: float) -> list[str]:
+        """Return those of the files that differ from what was read, and have for so long."""
+        late: list[str] = []
+        for path in paths:
+            state = self._files.get(path)
+            try:
+                signature = read_signature(self.root, path)
+            except RefusedError:
+                continue
+            changed = signature is not None and (state is None or state.signature != signature)
+            if changed and signature and time.time_ns() - signature.newest_ns > age_s * 1e9:
+                late.append(path)
+        return late
+
     def _is_fresh(self, path: str, signature: Signature) -> bool:
         state = self._files.get(path)
         return state is not None and state.signature == signature and not state.may_have_changed

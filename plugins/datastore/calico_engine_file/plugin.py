@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 #: So many files are read, and so many updates handed over, at a time.
 _SLICE = 500
+#: A file that changed so long ago inotify would have told by now: longer than the longest wait of watching.py.
+_OVERDUE_S = 15.0
 
 
 class FileDatastore:
@@ -45,6 +48,8 @@ class FileDatastore:
         self._problems: dict[str, str] = {}
         self._catalogue = Catalogue(self.root, config.max_file_bytes, self._report)
         self._store = Store(self._catalogue, config)
+        # One of its own: a writer that waits for another process must not use up everybody's threads.
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"datastore-{name}")
         self._tree: TreeWatch | None = None
         self._tree_lock = threading.Lock()
         self._agendas: list[Agenda] = []
@@ -86,7 +91,7 @@ class FileDatastore:
             with self._catalogue.lock:
                 return work()
 
-        return await asyncio.to_thread(run)
+        return await self._loop.run_in_executor(self._worker, run)
 
     async def get(self, key: ResourceKey) -> Resource:
         """Return the resource as it is on disk now. Raises: NotFoundError, DatastoreError when it is not valid."""
@@ -177,15 +182,15 @@ class FileDatastore:
 
     async def _read_everything(self, watcher: _Watcher) -> AsyncIterator[Sequence[Update]]:
         """Bring all files up to date, a slice at a time. Raises: UnavailableError."""
-        watcher.note(set(self._catalogue.sorted_keys()))
+        await self._locked(watcher.note_all)
         stale, gone = await self._locked(self._catalogue.scan)
         for start in range(0, len(stale), _SLICE):
             await self._locked(partial(self._catalogue.refresh, stale[start : start + _SLICE]))
-            while updates := watcher.take(_SLICE):
+            while updates := await self._locked(partial(watcher.take, _SLICE)):
                 yield updates
         await self._locked(partial(self._catalogue.refresh, gone))
         self._catalogue.loaded = True
-        while updates := watcher.take(_SLICE):
+        while updates := await self._locked(partial(watcher.take, _SLICE)):
             yield updates
 
     async def _follow(
@@ -201,11 +206,18 @@ class FileDatastore:
                 raise UnavailableError(f"{self.root}: the directory is gone; its resources stay as they were")
             if everything or time.monotonic() >= look_at_all_s:
                 stale, gone = await self._locked(self._catalogue.scan)
+                if not everything and interval_s > self._config.poll_s:
+                    late = await self._locked(partial(self._catalogue.overdue, stale, _OVERDUE_S))
+                    if late:
+                        self._report(
+                            "inotify", f"{late[0]} has changed and inotify did not tell; {self._polling}"
+                        )
+                        interval_s = self._config.poll_s
                 await self._locked(partial(self._catalogue.refresh, stale))
                 for path in gone:
                     agenda.note_missing(path)
                 look_at_all_s = time.monotonic() + interval_s
-            while updates := watcher.take(_SLICE):
+            while updates := await self._locked(partial(watcher.take, _SLICE)):
                 yield updates
 
     def _watch_tree(self, agenda: Agenda) -> float:
@@ -220,7 +232,7 @@ class FileDatastore:
                 except OSError as error:
                     self._report(
                         "inotify",
-                        f"inotify cannot be used ({error}): looking at the files every {self._config.poll_s:g} s;"
+                        f"inotify cannot be used ({error}); {self._polling}; to have it back"
                         " raise fs.inotify.max_user_watches and fs.inotify.max_user_instances",
                     )
                     return self._config.poll_s
@@ -232,6 +244,10 @@ class FileDatastore:
             self._tree.add(agenda)
         return self._config.rescan_s
 
+    @property
+    def _polling(self) -> str:
+        return f"looking at the files every {self._config.poll_s:g} s"
+
     def _unwatch_tree(self, agenda: Agenda) -> None:
         with self._tree_lock:
             if self._tree is not None:
@@ -242,7 +258,8 @@ class FileDatastore:
 
 
 class _Watcher:
-    """What one consumer of `watch` was told, and which keys it may have to be told anew."""
+    """What one consumer of `watch` was told, and which keys it may have to be told anew. Guarded by the catalogue's
+    lock."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
@@ -250,20 +267,22 @@ class _Watcher:
         self._said: dict[ResourceKey, str] = {}
 
     def note(self, keys: set[ResourceKey]) -> None:
-        with self._catalogue.lock:
-            self._dirty |= keys
+        self._dirty |= keys
+
+    def note_all(self) -> None:
+        """Compare everything that there is with what was said."""
+        self._dirty.update(self._catalogue.sorted_keys())
 
     def take(self, limit: int) -> list[Update]:
         """Return at most `limit` updates of what differs from what was said; empty when there is nothing to say."""
         updates: list[Update] = []
-        with self._catalogue.lock:
-            for key in sorted(self._dirty):
-                if len(updates) >= limit:
-                    break
-                self._dirty.discard(key)
-                update = self._update(key)
-                if update is not None:
-                    updates.append(update)
+        for key in sorted(self._dirty):
+            if len(updates) >= limit:
+                break
+            self._dirty.discard(key)
+            update = self._update(key)
+            if update is not None:
+                updates.append(update)
         return updates
 
     def _update(self, key: ResourceKey) -> Update | None:

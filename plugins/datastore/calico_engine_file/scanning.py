@@ -87,6 +87,9 @@ def _walk(root: str, below: str, known: Mapping[str, Signature], found: Found) -
         if entry.name.startswith("."):
             continue
         path = f"{below}/{entry.name}" if below else entry.name
+        if path in known:
+            found.files[path] = known[path]
+            continue
         try:
             if entry.is_dir(follow_symlinks=False):
                 _walk(root, path, known, found)
@@ -95,7 +98,7 @@ def _walk(root: str, below: str, known: Mapping[str, Signature], found: Found) -
                     f"{path}: a link to a directory is not followed: put the directory itself here"
                 )
             elif is_manifest(entry.name):
-                found.files[path] = known.get(path) or Signature.of(entry.stat())
+                found.files[path] = Signature.of(entry.stat())
         except FileNotFoundError:
             if entry.is_symlink():
                 found.problems[path] = f"{path}: the link leads nowhere"

@@ -8,6 +8,7 @@ an editor's save looks like half-way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -86,8 +87,8 @@ class Agenda:
         self._signal()
 
     def _signal(self) -> None:
-        # The loop may be closed already, when watchdog's thread has the last word.
-        if not self._loop.is_closed():
+        # The loop may be closed by now, when watchdog's thread has the last word.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._event.set)
 
     def _note(self, path: str, wait_ms: int) -> None:
