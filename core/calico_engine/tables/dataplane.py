@@ -16,6 +16,7 @@ from typing import TypedDict
 from calico_engine.errors import KernelError
 from calico_engine.messages import Batch
 from calico_engine.plugin.protocols import ApplyResult, Change, Notification, PluginContext
+from calico_engine.ruleset.ir import ChainKey
 from calico_engine.ruleset.state import DesiredState
 from calico_engine.settings import FelixSettings
 from calico_engine.tables.backend import TableBackend, TableDelta
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 4
 _BACKOFF_S = 0.02
-_MAX_QUARANTINED_PER_APPLY = 50
+_MAX_CLOSED_PER_APPLY = 50
 _SLICE_S = 0.01
 _STUBBORN_RETRY_S = 30.0
 #: Fewer chains than this are spelled faster than a thread is woken.
@@ -129,43 +130,71 @@ class TableDataplane:
         )
 
     async def _apply_family(self, family: FamilyTables) -> list[Change]:
-        """Write what differs; return what that was. Raises: KernelError after several attempts."""
-        timer = self._timers[family.backend.family]
+        """Write what differs; return what that was. Raises: KernelError after several attempts.
+
+        A chain that the kernel does not take is closed, so that it keeps no other from being written.
+        """
+        if self._timers[family.backend.family].is_due():
+            family.release_quarantined()
         failures = 0
-        quarantined = 0
+        closed = 0
         while True:
-            if timer.is_due():
-                await self._read_back(family, timer)
-                if not failures and not quarantined:
-                    family.release_quarantined()
-            delta = family.updates()
-            if not delta:
-                return []
-            changes = family.changes(delta)
             try:
-                await self._commit(family, delta)
+                return await self._write(family)
             except KernelError as error:
                 failures += 1
-                culprit = family.backend.blame(error) if failures > 1 else None
-                log.warning(
-                    "tables of ipv%s not written, attempt %d: %s", family.backend.family, failures, error
-                )
-                if (
-                    culprit is not None
-                    and culprit not in family.quarantined
-                    and any(write.key == culprit for write in delta.chains)
-                    and quarantined < _MAX_QUARANTINED_PER_APPLY
-                ):
-                    # One chain that the kernel does not take must not keep all others from being written.
-                    family.quarantine(culprit, str(error))
-                    quarantined += 1
-                    failures = 1
-                elif failures >= _ATTEMPTS or not error.retryable:
+                version = family.backend.family
+                log.warning("tables of ipv%s not written, attempt %d: %s", version, failures, error)
+                if not error.retryable:
                     raise
+                suspects = family.closable(family.updates())
+                culprit = family.backend.blame(error) if failures > 1 else None
+                if culprit in suspects and closed < _MAX_CLOSED_PER_APPLY:
+                    family.quarantine([culprit], str(error))
+                    closed += 1
+                    failures = 1
+                elif failures >= _ATTEMPTS:
+                    if culprit is not None or not suspects:
+                        raise
+                    return await self._isolate(family, suspects, error)
                 await asyncio.sleep(_BACKOFF_S * 2**failures)
-            else:
-                timer.note_write()
-                return changes
+
+    async def _isolate(
+        self, family: FamilyTables, suspects: Sequence[ChainKey], error: KernelError
+    ) -> list[Change]:
+        """Find the chains that make the kernel refuse without saying which: close all, open again by halves.
+
+        Raises: the error, when closing them does not help.
+        """
+        family.quarantine(suspects, str(error))
+        try:
+            changes = await self._write(family)
+        except KernelError:
+            family.release(suspects)
+            raise error from None
+        groups = [suspects]
+        while groups:
+            group = groups.pop()
+            family.release(group)
+            try:
+                changes += await self._write(family)
+            except KernelError as refusal:
+                family.quarantine(group, str(refusal))
+                middle = len(group) // 2
+                groups += [half for half in (group[:middle], group[middle:]) if 0 < len(half) < len(group)]
+        return changes
+
+    async def _write(self, family: FamilyTables) -> list[Change]:
+        """Read back if that is due, and write what differs. Raises: KernelError; the next write reads back."""
+        if self._timers[family.backend.family].is_due():
+            await self._read_back(family)
+        delta = family.updates()
+        if not delta:
+            return []
+        changes = family.changes(delta)
+        await self._commit(family, delta)
+        self._timers[family.backend.family].note_write()
+        return changes
 
     async def _commit(self, family: FamilyTables, delta: TableDelta) -> None:
         if len(delta.chains) > _INLINE_RENDER_CHAINS:
@@ -190,7 +219,8 @@ class TableDataplane:
             len(transaction),
         )
 
-    async def _read_back(self, family: FamilyTables, timer: ResyncTimer) -> None:
+    async def _read_back(self, family: FamilyTables) -> None:
+        timer = self._timers[family.backend.family]
         timer.note_read()
         started_s = self._clock()
         try:

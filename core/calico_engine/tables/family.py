@@ -32,6 +32,7 @@ Hashes = tuple[str, ...]
 #: Rules and hashes of what we place and what we append in one chain of the kernel's.
 HookWanted = tuple[tuple[Rule, ...], Hashes, tuple[Rule, ...], Hashes]
 _NO_HOOK: HookWanted = ((), (), (), ())
+_CLOSABLE = frozenset({"policy", "profile", "workload"})
 
 
 class FamilyTables:
@@ -162,16 +163,34 @@ class FamilyTables:
         self._rules[key] = rules
         self._tracker.set_desired(key, self.backend.hash_rules(key.name, rules))
 
-    def quarantine(self, key: ChainKey, reason: str) -> None:
-        """Put a closed chain in the place of one that the kernel does not take, until it changes."""
-        self.quarantined[key] = reason
-        self._want(key)
+    def closable(self, delta: TableDelta) -> list[ChainKey]:
+        """Return the chains of a delta that may be closed alone: those of policies, profiles and workloads.
+
+        A closed static or host endpoint's chain would cut the node off, failsafes and all.
+        """
+        return [
+            write.key
+            for write in delta.chains
+            if write.key not in self.quarantined
+            and (makers := self.compiler.makers(write.key))
+            and all(kind in _CLOSABLE for kind, _ in makers)
+        ]
+
+    def quarantine(self, keys: Iterable[ChainKey], reason: str) -> None:
+        """Put closed chains in the place of those the kernel does not take, until they change."""
+        for key in keys:
+            self.quarantined[key] = reason
+            self._want(key)
+
+    def release(self, keys: Iterable[ChainKey]) -> None:
+        """Want chains as they are compiled again."""
+        for key in keys:
+            if self.quarantined.pop(key, None) is not None:
+                self._want(key)
 
     def release_quarantined(self) -> None:
         """Have the next transaction try again what the kernel refused."""
-        released, self.quarantined = self.quarantined, {}
-        for key in released:
-            self._want(key)
+        self.release(list(self.quarantined))
 
     # Actual state
 

@@ -30,6 +30,7 @@ class FakeBackend:
         self.hooks: dict[ChainKey, tuple[HookRule, ...]] = {}
         self.refuse: set[str] = set()
         self.busy: set[str] = set()
+        self.silent = False
         self.broken = False
         self.hang = asyncio.Event()
         self.hang.set()
@@ -72,7 +73,7 @@ class FakeBackend:
         chains, hooks, deletions = pickle.loads(transaction)
         for key, hashes in chains:
             if key.name in self.refuse and len(hashes) != 1:
-                raise KernelError("fake", "refused", line=key.name)
+                raise KernelError("fake", "refused", line="" if self.silent else key.name)
         for key in deletions:
             if key.name in self.busy:
                 raise KernelError("fake", "busy", line=key.name)

@@ -335,3 +335,34 @@ async def test_apply_that_is_cut_off_is_not_trusted(bench: Any) -> None:
     assert bench.v4.reads == 2
     assert bench.v4.hooks
     assert (await bench.settle()).writes == 0
+
+
+async def test_chains_refused_without_a_name_are_found_and_closed(bench: Any) -> None:
+    names = [f"p{i}" for i in range(9)]
+    policies = [make_policy_update(name, inbound=[ALLOW, DENY]) for name in names]
+    endpoint = make_workload_update(tiers=[make_tier(*names)])
+    bench.v4.silent = True
+    bench.v4.refuse = {"cali-pi-gnp/p2", "cali-pi-gnp/p7"}
+
+    await bench.settle(*policies, endpoint)
+
+    sizes = {name: len(bench.v4.chains[ChainKey(Layer.FILTER, f"cali-pi-gnp/{name}")]) for name in names}
+    assert {name for name, size in sizes.items() if size == 1} == {"p2", "p7"}
+    assert len([note for note in bench.notes if "refused by the kernel" in note.message]) == 2
+    assert (await bench.settle()).writes == 0
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_static_chain_is_never_closed(bench: Any, *, silent: bool) -> None:
+    """It would cut the node off."""
+    bench.v4.silent = silent
+    bench.v4.refuse = {"cali-INPUT"}
+
+    with pytest.raises(KernelError, match="refused"):
+        await bench.settle(*WORLD)
+
+    assert ChainKey(Layer.FILTER, "cali-INPUT") not in bench.v4.chains
+    bench.v4.refuse.clear()
+    await bench.settle()
+    assert len(bench.v4.chains[ChainKey(Layer.FILTER, "cali-INPUT")]) > 1
+    assert CHAIN in bench.names()
