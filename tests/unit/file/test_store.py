@@ -389,10 +389,10 @@ async def test_only_what_changed_is_read(tmp_path: Path) -> None:
         assert len(it.view.resources) == count
         assert it.store.files_read == count
 
-        (tmp_path / "3/3500.json").write_bytes(
-            msgspec.json.encode(make_endpoint("pod-3500", labels={"a": "b"}))
+        (tmp_path / "1/1500.json").write_bytes(
+            msgspec.json.encode(make_endpoint("pod-1500", labels={"a": "b"}))
         )
-        await it.until(lambda: bool(it.view.resources[make_endpoint("pod-3500").key].labels), "change")
+        await it.until(lambda: bool(it.view.resources[make_endpoint("pod-1500").key].labels), "change")
 
         assert it.store.files_read - count <= 2
         assert (await it.store.get(make_endpoint("pod-1").key)).metadata.name == "pod-1"
