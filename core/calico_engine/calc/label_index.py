@@ -200,9 +200,8 @@ class LabelIndex(Generic[User]):
 
     def flush(self) -> None:
         """Make classes and matches true for the current items, parents and queries."""
-        moving = self._track_new_queries()
-        moving.update(self._refresh_families())
-        for item in moving:
+        self._track_new_queries()
+        for item in self._refresh_families():
             if item.class_number >= 0:
                 self._reclass(item)
         self._evaluate_new_queries()
@@ -289,8 +288,8 @@ class LabelIndex(Generic[User]):
         for family in self._families.values():
             family.projection = None
 
-    def _track_new_queries(self) -> set[Item]:
-        """Let projections show what new queries ask for; return the items that must be projected again."""
+    def _track_new_queries(self) -> None:
+        """Let projections show what new queries ask for, and split the classes that this tells apart."""
         new_labels: set[str] = set()
         new_values: dict[str, set[str]] = {}
         newly_whole: set[str] = set()
@@ -306,18 +305,46 @@ class LabelIndex(Generic[User]):
                 if whole:
                     newly_whole.add(label)
         if not (new_labels or new_values or newly_whole):
-            return set()
+            return
         self._forget_projections()
-        moving: set[Item] = set()
-        if new_labels and self.classes:
-            for item in self.items.values():
-                if not (new_labels.isdisjoint(item.labels) and new_labels.isdisjoint(item.family.labels)):
-                    moving.add(item)
+        asked = sorted(new_labels | new_values.keys() | newly_whole)
+        for label in new_labels:
+            inherited = any(label in family.labels for family in self._families.values())
+            for each in list(self.classes.values()):
+                found = [item for item in each.items if label in item.labels]
+                if inherited:
+                    found += [
+                        item
+                        for item in each.items
+                        if label not in item.labels and label in item.family.labels
+                    ]
+                self._split(each, found, asked)
         for label in (new_values.keys() | newly_whole) - new_labels:
             wanted = None if label in newly_whole else new_values[label]
-            for each in self._classes_with.get((label, OTHER), {}).values():
-                moving.update(item for item in each.items if wanted is None or _value(item, label) in wanted)
-        return moving
+            for each in list(self._classes_with.get((label, OTHER), {}).values()):
+                found = [item for item in each.items if wanted is None or _value(item, label) in wanted]
+                self._split(each, found, asked)
+
+    def _split(self, each: LabelClass[User], items: list[Item], asked: list[str]) -> None:
+        """Move some of a class's items to where their projections belong now.
+
+        They only differ in the labels asked for in this round, so one of each kind is projected. No match of a
+        query that was there before can change by this: nobody is told.
+        """
+        kinds: dict[object, list[Item]] = {}
+        for item in items:
+            own = item.labels
+            kind = (item.family, *[own.get(label) for label in asked])
+            kinds.setdefault(kind, []).append(item)
+        for alike in kinds.values():
+            after = self._class_for(alike[0])
+            if after is not each:
+                each.items.difference_update(alike)
+                after.items.update(alike)
+                for item in alike:
+                    item.class_number = after.number
+        if items and not each.items:
+            self._drop_class(each)
 
     # -- classes -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ Network = IPv4Network | IPv6Network
 
 
 class PrefixMap(Generic[Value]):
-    """Values by network. Lookups cost one dict access per prefix length in use: clusters use a handful."""
+    """Values by canonical network. Lookups cost one dict access per prefix length in use: clusters use a handful."""
 
     def __init__(self) -> None:
         self._values: dict[tuple[int, int], dict[int, tuple[str, Value]]] = {}
@@ -42,13 +42,24 @@ class PrefixMap(Generic[Value]):
 
     def covering(self, cidr: str) -> Iterator[tuple[str, Value]]:
         """Yield the networks that contain one, itself included, longest prefix first."""
-        network = parse_cidr(cidr)
-        number = int(network.network_address)
-        for length in self._lengths[network.version]:
-            if length <= network.prefixlen:
-                found = self._values[network.version, length].get(number >> (network.max_prefixlen - length))
+        if not self._values:
+            return
+        version, longest, bits, number = _parse(cidr)
+        for length in self._lengths[version]:
+            if length <= longest:
+                found = self._values[version, length].get(number >> (bits - length))
                 if found is not None:
                     yield found
+
+
+def _parse(cidr: str) -> tuple[int, int, int, int]:
+    """Return a network's version, prefix length, address length in bits, and number."""
+    if "/" not in cidr and ":" not in cidr:
+        # A canonical IPv4 host: by far the most.
+        first, second, third, fourth = cidr.split(".")
+        return 4, 32, 32, int(first) << 24 | int(second) << 16 | int(third) << 8 | int(fourth)
+    network = parse_cidr(cidr)
+    return network.version, network.prefixlen, network.max_prefixlen, int(network.network_address)
 
 
 def _prefix(network: Network) -> int:

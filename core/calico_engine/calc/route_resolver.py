@@ -22,6 +22,9 @@ from calico_engine.model.resource import ResourceKey
 _AFFINITY_PREFIX = "host:"
 _NODE_ATTRIBUTE = "node"
 
+# Larger blocks are compared with every known address instead of being walked through.
+_ENUMERATED = 4096
+
 #: A block's destination, the node it is affine to ("" for none), and who has which address of it elsewhere.
 _Block = tuple[str, str, dict[str, str]]
 
@@ -87,6 +90,8 @@ class RouteResolver:
         self._dirty: set[str] = set()
         self._dirty_nodes: set[str] = set()
         self._dirty_areas: PrefixMap[None] = PrefixMap()
+        self._subnet_changed = False
+        self._same_subnet: dict[str, bool] = {}
 
     # -- inputs --------------------------------------------------------------------------------------------------
 
@@ -113,9 +118,10 @@ class RouteResolver:
             self._block_of[key] = new
         if old == new:
             return
+        for cidr in {each[0] for each in (old, new) if each is not None}:
+            self._mark_inside(cidr)
         if old is not None:
             cidr, node, elsewhere = old
-            self._dirty_areas[cidr] = None
             if node:
                 self._blocks.remove(cidr, node)
                 self._block_nodes.pop(cidr)
@@ -124,7 +130,6 @@ class RouteResolver:
             self._dirty.update((cidr, *elsewhere))
         if new is not None:
             cidr, node, elsewhere = new
-            self._dirty_areas[cidr] = None
             if node:
                 self._blocks.add(cidr, node)
                 self._block_nodes[cidr] = node
@@ -154,6 +159,9 @@ class RouteResolver:
             self._hosts.remove(address, name)
             self._dirty.add(address)
         self._dirty_nodes.add(name)
+        self._same_subnet.clear()
+        if name == self._node and _subnets(old) != _subnets(node):
+            self._subnet_changed = True
 
     # -- output --------------------------------------------------------------------------------------------------
 
@@ -165,10 +173,11 @@ class RouteResolver:
     def _take_dirty(self) -> set[str]:
         dirty, self._dirty = self._dirty, set()
         sources = (self._workloads, self._allocations, self._hosts, self._blocks)
-        if self._node in self._dirty_nodes:
+        if self._subnet_changed:
             # Which nodes are in our subnet may have changed.
             for source in sources:
                 dirty.update(source.by_destination)
+            self._subnet_changed = False
         elif self._dirty_nodes:
             for source in sources:
                 dirty.update(source.of_nodes(self._dirty_nodes))
@@ -208,6 +217,17 @@ class RouteResolver:
             self._update(destination, RouteKind.LOCAL_BLOCK, owner) if owner and "/" in destination else None
         )
 
+    def _mark_inside(self, block: str) -> None:
+        """Look again at the addresses in a block: they may be routed by it, or no longer."""
+        network = parse_cidr(block)
+        if network.num_addresses > _ENUMERATED:
+            self._dirty_areas[block] = None
+            return
+        for address in network:
+            host = str(address)
+            if host in self._workloads.by_destination or host in self._allocations.by_destination:
+                self._dirty.add(host)
+
     def _block_node(self, destination: str) -> str:
         """Return the node of the block around a destination, "" outside of any."""
         return next(
@@ -225,7 +245,10 @@ class RouteResolver:
                 next_hop = node.ipv6_address if ":" in destination else node.ipv4_address
             if not next_hop:
                 return None
-            same_subnet = self._in_our_subnet(next_hop)
+            known = self._same_subnet.get(next_hop)
+            if known is None:
+                known = self._same_subnet[next_hop] = self._in_our_subnet(next_hop)
+            same_subnet = known
         pool = next((pool for _, pool in self._pools.covering(destination)), None)
         encap = PoolEncap.NO_POOL
         if pool is not None:
@@ -253,6 +276,10 @@ def _addresses(node: NodeUpdate | None) -> list[str]:
     if node is None:
         return []
     return [address for address in (node.ipv4_address, node.ipv6_address) if address]
+
+
+def _subnets(node: NodeUpdate | None) -> tuple[str, str]:
+    return ("", "") if node is None else (node.ipv4_network, node.ipv6_network)
 
 
 def _read_block(block: IPAMBlock) -> _Block:

@@ -333,7 +333,7 @@ def check_routes(world: World, view: NodeView) -> None:
     assert found == expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(STEPS)
 def test_graph_says_what_a_calculation_from_nothing_would(steps: list[tuple[Resource | int, bool]]) -> None:
     world: dict[ResourceKey, Resource] = {}

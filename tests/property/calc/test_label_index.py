@@ -69,7 +69,7 @@ def change(index: LabelIndex[str], world: World, step: tuple) -> None:  # type: 
                 index.remove_query(parse(text), text)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(CHANGES, st.booleans()), min_size=8, max_size=30))
 def test_matches_are_those_of_asking_everybody(steps: list[tuple[tuple, bool]]) -> None:  # type: ignore[type-arg]
     heard: dict[ResourceKey, int] = {}
