@@ -19,7 +19,7 @@ from calico_engine.messages import (
 )
 from calico_engine.model.policy import Action
 from calico_engine.plugin.protocols import EndpointStatus
-from calico_engine.settings import ChainInsertMode, DenyAction
+from calico_engine.settings import ChainInsertMode, DenyAction, Layout
 
 pytestmark = pytest.mark.kernel(
     tools=("iptables-legacy", "iptables-nft", "ipset"),
@@ -346,6 +346,29 @@ def test_settings_change_rewrites_what_depends_on_them(rig: Any) -> None:
 
         assert any("REJECT" in line for line in saved(rig)[4] if line.startswith("-A cali-pi-gnp/deny"))
         assert await rig.writes() == 0
+
+    rig.run(scenario)
+
+
+def test_layout_changes_while_running(rig: Any) -> None:
+    async def scenario() -> None:
+        await rig.settle(*one_endpoint(rig))
+        before, sets = saved(rig), rig.sets()
+
+        await rig.settle(ConfigUpdate(settings=msgspec.structs.replace(rig.settings, layout=Layout.V2)))
+
+        text = "\n".join([*saved(rig)[4], *saved(rig)[6]])
+        assert "cali4-s:peers" in text
+        assert "cali40" not in text
+        assert {name[:6] for name in rig.sets()} == {"cali4-", "cali6-"}
+        assert await rig.writes() == 0
+        await rig.settle(ConfigUpdate(settings=rig.settings))
+        after = saved(rig)
+        # In nft, chains stand in the order in which they were made.
+        assert {version: sorted(lines) for version, lines in after.items()} == {
+            version: sorted(lines) for version, lines in before.items()
+        }
+        assert rig.sets() == sets
 
     rig.run(scenario)
 
