@@ -8,87 +8,32 @@ policies usually make some tens of classes.
 
 Contract: put, drop, set_parent, add_query and remove_query only note what changed; `flush` brings the classes
 up to date. `on_move(item, before, after)` is called just before an item changes class, also for new (before
-None) and gone ones (after None). New queries take part from the flush on.
+None) and gone ones (after None), but not where a new query splits a class: that changes no earlier match. New
+queries take part from the flush on.
 Invariant: a class's labels are true of each of its items; OTHER stands for a value that no selector mentioned
 when the item was projected. Classes may be finer than needed after selectors went.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, TypeAlias, TypeVar
-
-import msgspec
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, TypeAlias
 
 from calico_engine.calc.label_atoms import TrackedLabel, collect_atoms
+from calico_engine.calc.label_classes import (
+    DEAD,
+    OTHER,
+    UNCLASSED,
+    Family,
+    Item,
+    LabelClass,
+    Pairs,
+    Query,
+    QueryBuckets,
+    User,
+)
 from calico_engine.model.resource import ResourceKey
 from calico_engine.selector import Selector
-
-# No selector can mention it: selectors refuse lone surrogates.
-OTHER = "\ud800"
-
-# Class numbers of items that have none: not yet, and no more before they ever had one.
-_UNCLASSED = -1
-_DEAD = -2
-
-Pairs: TypeAlias = tuple[tuple[str, str], ...]
-User = TypeVar("User")
-
-
-class Family:
-    """One distinct list of parents, shared by the items that have it."""
-
-    __slots__ = ("count", "labels", "parents", "projection")
-
-    def __init__(self, parents: tuple[str, ...]) -> None:
-        self.parents = parents
-        self.count = 0
-        self.labels: dict[str, str] = {}
-        self.projection: Pairs | None = None
-
-
-class Item(msgspec.Struct, eq=False, gc=False):
-    """What the index knows of an endpoint or network set.
-
-    `members` are canonical networks, `ports` (name, protocol, number), `node` where it runs; the index itself does
-    not look at them.
-    Kept out of cyclic garbage collection: there are very many, and none refers back to a class.
-    """
-
-    key: ResourceKey
-    labels: Mapping[str, str]
-    family: Family
-    members: tuple[str, ...] = ()
-    ports: tuple[tuple[str, str, int], ...] = ()
-    node: str = ""
-    class_number: int = _UNCLASSED
-
-
-class Query(Generic[User]):
-    """A selector in use, who uses it, and the classes it matches now."""
-
-    __slots__ = ("classes", "predicate", "selector", "users")
-
-    def __init__(self, selector: Selector) -> None:
-        self.selector = selector
-        self.predicate = selector.predicate
-        self.users: dict[User, None] = {}
-        self.classes: dict[int, LabelClass[User]] = {}
-
-
-class LabelClass(Generic[User]):
-    """Items that no current selector tells apart, and the queries that match them."""
-
-    __slots__ = ("items", "key", "labels", "matched", "number")
-
-    def __init__(self, number: int, key: tuple[Pairs, Pairs]) -> None:
-        self.number = number
-        self.key = key
-        self.labels: dict[str, str] = dict(key[1])
-        self.labels.update(key[0])
-        self.items: set[Item] = set()
-        self.matched: set[Query[User]] = set()
-
 
 OnMove: TypeAlias = Callable[[Item, LabelClass[User] | None, LabelClass[User] | None], None]
 
@@ -112,10 +57,7 @@ class LabelIndex(Generic[User]):
         self._gone_items: list[Item] = []
         self._dirty_parents: set[str] = set()
         self._new_queries: dict[str, Query[User]] = {}
-        # Queries by what an item must have to match them; classes by what they have.
-        self._by_value: dict[tuple[str, str], dict[Query[User], None]] = {}
-        self._by_label: dict[str, dict[Query[User], None]] = {}
-        self._by_nothing: dict[Query[User], None] = {}
+        self._buckets: QueryBuckets[User] = QueryBuckets()
         self._classes_with: dict[tuple[str, str], dict[int, LabelClass[User]]] = {}
 
     # -- noting changes ------------------------------------------------------------------------------------------
@@ -187,8 +129,7 @@ class LabelIndex(Generic[User]):
             return
         for each in query.classes.values():
             each.matched.discard(query)
-        for bucket in self._buckets(query):
-            bucket.pop(query, None)
+        self._buckets.remove(query)
         for label, atoms in collect_atoms(selector.ast).items():
             tracked = self._tracked[label]
             tracked.remove(atoms)
@@ -206,7 +147,7 @@ class LabelIndex(Generic[User]):
                 self._reclass(item)
         self._evaluate_new_queries()
         for item in self._new_items:
-            if item.class_number == _UNCLASSED:
+            if item.class_number == UNCLASSED:
                 self._enter(item)
         for item in self._gone_items:
             self._leave(item)
@@ -232,8 +173,8 @@ class LabelIndex(Generic[User]):
                 del self._families_of_parent[parent][family.parents]
                 if not self._families_of_parent[parent]:
                     del self._families_of_parent[parent]
-        if item.class_number == _UNCLASSED:
-            item.class_number = _DEAD
+        if item.class_number == UNCLASSED:
+            item.class_number = DEAD
         else:
             self._gone_items.append(item)
 
@@ -390,7 +331,7 @@ class LabelIndex(Generic[User]):
         labels = each.labels
         for pair in labels.items():
             self._classes_with.setdefault(pair, {})[each.number] = each
-        for bucket in self._candidate_buckets(labels):
+        for bucket in self._buckets.candidates(labels):
             for query in bucket:
                 if query.predicate(labels):
                     self._match(query, each)
@@ -413,35 +354,6 @@ class LabelIndex(Generic[User]):
         each.matched.add(query)
         self.touched.add(query)
 
-    # -- pruning -------------------------------------------------------------------------------------------------
-
-    def _buckets(self, query: Query[User]) -> Iterator[dict[Query[User], None]]:
-        """Yield the buckets a query stands in: those of its most telling restriction."""
-        demands = query.selector.restrictions
-        if demands.impossible:
-            return
-        best: tuple[int, str, frozenset[str] | None] | None = None
-        for label, demand in demands.labels.items():
-            if demand.must_be_present:
-                cost = len(demand.values) if demand.values is not None else 1_000_000
-                if best is None or cost < best[0]:
-                    best = (cost, label, demand.values)
-        if best is None:
-            yield self._by_nothing
-        elif best[2] is None:
-            yield self._by_label.setdefault(best[1], {})
-        else:
-            for value in best[2]:
-                yield self._by_value.setdefault((best[1], value), {})
-
-    def _candidate_buckets(self, labels: Mapping[str, str]) -> Iterator[dict[Query[User], None]]:
-        yield self._by_nothing
-        for pair in labels.items():
-            if (bucket := self._by_value.get(pair)) is not None:
-                yield bucket
-            if (bucket := self._by_label.get(pair[0])) is not None:
-                yield bucket
-
     def _candidate_classes(self, query: Query[User]) -> Iterable[LabelClass[User]]:
         demands = query.selector.restrictions
         if demands.impossible:
@@ -461,8 +373,7 @@ class LabelIndex(Generic[User]):
             for each in self._candidate_classes(query):
                 if query.predicate(each.labels):
                     self._match(query, each)
-            for bucket in self._buckets(query):
-                bucket[query] = None
+            self._buckets.add(query)
             # Also when nothing matches: whoever asked waits for an answer.
             self.touched.add(query)
         self._new_queries.clear()

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from calico_engine.calc.label_index import Item, LabelClass, LabelIndex
+from calico_engine.calc.label_classes import Item, LabelClass
+from calico_engine.calc.label_index import LabelIndex
 from calico_engine.calc.policy_order import EndpointTiers, PolicyRank, TierOrder, rank_policy
 from calico_engine.calc.rule_selectors import policy_selector
 from calico_engine.model.policy import GlobalNetworkPolicy, NetworkPolicy, Tier

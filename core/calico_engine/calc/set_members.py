@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import chain
 
-from calico_engine.calc.label_index import Item, LabelClass, LabelIndex, Query
+from calico_engine.calc.label_classes import Item, LabelClass, Query
+from calico_engine.calc.label_index import LabelIndex
 from calico_engine.calc.rule_scanner import ANY_PROTOCOL, SetSpec
 from calico_engine.messages import IPSetDelta, IPSetRemove, IPSetUpdate
 
