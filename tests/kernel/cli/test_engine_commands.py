@@ -88,7 +88,7 @@ class Machine:
 
         return self.node.namespace.run(read)
 
-    def until(self, condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    def until(self, condition: Callable[[], bool], timeout_s: float = 40.0) -> None:
         end = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < end, self.log.read_text()
@@ -103,14 +103,13 @@ def machine(node: NodeNamespace, tmp_path: Path) -> Machine:
 @pytest.fixture
 def engine(machine: Machine) -> Iterator[subprocess.Popen[bytes]]:
     """A running engine that has applied everything."""
-    process = machine.start()
     status = [*PROGRAM, "status", "--run-dir", str(machine.run_dir)]
-    machine.until(lambda: subprocess.run(status, capture_output=True).returncode == 0)
-
-    yield process
-
-    process.terminate()
-    process.wait(10)
+    with machine.start() as process:
+        try:
+            machine.until(lambda: subprocess.run(status, capture_output=True).returncode == 0)
+            yield process
+        finally:
+            process.kill()
 
 
 def test_run_once_programs_the_kernel_and_ends(machine: Machine) -> None:
