@@ -198,6 +198,22 @@ def test_nodes_do_not_share_run_and_see_their_own_namespace(lab: Lab) -> None:
         assert status["node"] == node
 
 
+def test_killed_exec_takes_its_program_along(lab: Lab) -> None:
+    argv = [sys.executable, "-m", "calico_engine.cli", "lab", "exec", "--name", lab.name, "web1", "--"]
+    process = subprocess.Popen(
+        [*argv, "sh", "-c", "echo $$; exec sleep 1000"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    alive = ["sh", "-c", f"kill -0 {int(process.stdout.readline())}"]
+    assert lab.run("fabric", alive).returncode == 0
+
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+    wait_until(lambda: lab.run("fabric", alive).returncode != 0)
+
+
 def test_command_line(lab: Lab) -> None:
     name = ("--name", lab.name)
 

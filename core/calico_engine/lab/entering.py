@@ -29,6 +29,7 @@ from calico_engine.lab.paths import INSIDE, LabPaths
 from calico_engine.lab.plan import FABRIC, namespace_name
 
 MS_BIND, MS_REC, MS_PRIVATE, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1000, 0x4000, 0x40000, 0x2, 0x4, 0x8
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 NETNS_DIRECTORY = Path("/run/netns")
 
 #: Not every user's PATH has the directories of ip, iptables and ipset.
@@ -117,6 +118,11 @@ class Holder:
             os.close(descriptor)
 
 
+def end_with_parent() -> None:
+    """Die by SIGKILL when the parent does. Entering a user namespace undoes it, so this comes after."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def start_time(pid: int) -> str:
     """Return when a process started, in clock ticks since boot. Raises: OSError when there is none that runs."""
     # The command's name, in parentheses, may hold anything.
@@ -151,6 +157,7 @@ def _enter_and_run(
     holder: Holder, place: str, argv: Sequence[str], environ: dict[str, str], *, is_node: bool
 ) -> int:
     holder.enter()
+    end_with_parent()
     # The PID namespace is entered by children alone.
     child = os.fork()
     if child == 0:
@@ -160,6 +167,7 @@ def _enter_and_run(
 
 def _run(place: str, argv: Sequence[str], environ: dict[str, str], *, is_node: bool) -> int:
     enter_place(place, is_node=is_node)
+    end_with_parent()
     environ["PATH"] = f"{environ.get('PATH', '')}:{SYSTEM_PATH}".lstrip(":")
     os.environ["PATH"] = environ["PATH"]
     os.chdir("/")

@@ -45,7 +45,9 @@ from calico_engine.lab.entering import (
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
+    PR_SET_DUMPABLE,
     SYSTEM_PATH,
+    end_with_parent,
     enter_place,
     mount,
     mount_run,
@@ -57,7 +59,6 @@ from calico_engine.lab.plan import FABRIC, LabPlan
 
 log = logging.getLogger("calico_engine.lab.holder")
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 ENGINE_LIMIT_BYTES = 1 << 20
 
 
@@ -253,7 +254,7 @@ def main(arguments: list[str]) -> int:
     root = Path(arguments[0]).resolve()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if "--end-with-parent" in arguments:
-        _end_with_parent()
+        end_with_parent()
         return _keep(root, lambda: None)
     told, tell = os.pipe()
     if os.fork() == 0:
@@ -302,11 +303,6 @@ def _keep(root: Path, on_made: Callable[[], object]) -> int:
     return 0
 
 
-def _end_with_parent() -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
 def _unshare_all() -> None:
     kinds = CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWUTS
     if os.geteuid() == 0 and os.environ.get("CALICO_ENGINE_LAB_USERNS") != "1":
@@ -322,7 +318,7 @@ def _unshare_all() -> None:
 def _become_first_process(paths: LabPaths) -> NoReturn:
     code = 1
     try:
-        _end_with_parent()
+        end_with_parent()
         libc = ctypes.CDLL(None, use_errno=True)
         # Having changed users we are not readable in /proc by our own user, who is to enter these namespaces.
         libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
