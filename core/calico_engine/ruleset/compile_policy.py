@@ -43,6 +43,7 @@ INGRESS = "ingress"
 EGRESS = "egress"
 
 _ICMP = {Family.V4: 1, Family.V6: 58}
+_PROFILE = "Profile"
 _CATCH_ALL = {Family.V4: "0.0.0.0/0", Family.V6: "::/0"}
 #: Protocols that xt_multiport takes. Source: iptables-extensions(8), multiport.
 _PROTOCOLS_WITH_PORTS = frozenset((6, 17, 33, 132, 136))
@@ -80,7 +81,7 @@ def compile_policy(update: ActivePolicyUpdate, settings: FelixSettings, family: 
 
 def compile_profile(update: ActiveProfileUpdate, settings: FelixSettings, family: Family) -> Chains:
     """Return both directions' chains, in filter and, for host endpoints, mangle."""
-    key = ResourceKey("Profile", "", update.profile)
+    key = ResourceKey(_PROFILE, "", update.profile)
     layers = (Layer.FILTER,) if settings.layout is Layout.V2 else (Layer.FILTER, Layer.MANGLE)
     chains: Chains = {}
     for layer in layers:
@@ -138,6 +139,9 @@ class _RuleCompiler:
         match rule.action:
             case Action.ALLOW:
                 return self._mark_then(matches, marks.accept, Return(), origin)
+            case Action.PASS if self._owner.kind == _PROFILE:
+                # The pass bit may still be set by the last tier, so no bit can say here that this rule matched.
+                return [Rule(matches, Return(), origin=origin)]
             case Action.PASS:
                 return self._mark_then(matches, marks.pass_, Return(), origin)
             case Action.DENY:
@@ -156,7 +160,7 @@ class _RuleCompiler:
     def _log_prefix(self) -> str:
         """Return the configured prefix; %t tier, %k kind, %n name, %p name with namespace."""
         owner = self._owner
-        is_profile = owner.kind == "Profile"
+        is_profile = owner.kind == _PROFILE
         words = {
             "%t": self._tier,
             "%k": "pro" if is_profile else names.policy_kind_short(owner),
@@ -189,6 +193,10 @@ def rule_matches(rule: ActiveRule, family: Family) -> tuple[Match, ...] | None:
     has_icmp = rule.icmp_type is not None or rule.not_icmp_type is not None
     if has_icmp and rule.protocol != _ICMP[family]:
         return None
+    if rule.not_protocol is not None and rule.not_protocol == rule.protocol:
+        return None
+    # iptables takes one -p a rule: beside a protocol, that it is none other goes without saying.
+    not_protocol = rule.not_protocol if rule.protocol is None else None
     ports_apply = rule.protocol in _PROTOCOLS_WITH_PORTS
     if _has_ports(rule) and not ports_apply and rule.action is not Action.DENY:
         return None
@@ -202,7 +210,7 @@ def rule_matches(rule: ActiveRule, family: Family) -> tuple[Match, ...] | None:
         *_sets(Side.DST, rule.dst_ip_port_sets, SetKind.IP_PORT, negate=False),
         *_ports(Side.DST, rule.dst_ports if ports_apply else (), rule.dst_named_port_sets),
         *_icmp(rule.icmp_type, rule.icmp_code, negate=False),
-        *_protocol(rule.not_protocol, negate=True),
+        *_protocol(not_protocol, negate=True),
         *_nets(Side.SRC, not_src, negate=True),
         *_sets(Side.SRC, rule.not_src_sets, SetKind.NET, negate=True),
         *_not_ports(Side.SRC, rule.not_src_ports if ports_apply else ()),

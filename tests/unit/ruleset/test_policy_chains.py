@@ -240,3 +240,22 @@ def test_a_third_block_does_not_pass_because_the_second_did() -> None:
     assert lines.index("--jump MARK --set-mark 0/0x100000") < lines.index(
         "--destination 12.0.0.0/8 --jump MARK --set-mark 0x100000/0x100000"
     )
+
+
+def test_a_protocol_beside_another_negated_one_is_one_criterion_as_iptables_takes_but_one() -> None:
+    tcp_not_gre = ActiveRule(action=Action.DENY, protocol=6, not_protocol=47)
+    tcp_not_tcp = ActiveRule(action=Action.DENY, protocol=6, not_protocol=6)
+
+    assert words(tcp_not_gre)[0] == "-p tcp --jump MARK --set-mark 0x40000/0x40000"
+    assert not any("--jump DROP" in line for line in words(tcp_not_tcp))
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_a_profile_s_pass_ends_it_by_no_bit_that_a_tier_may_have_left_set(layout: Layout) -> None:
+    pings = ActiveRule(action=Action.PASS, protocol=1)
+    settings = FelixSettings(layout=layout)
+
+    chains = compile_profile(make_profile_update(inbound=[pings, DENY]), settings, Family.V4)
+
+    rules = chains[ChainKey(Layer.FILTER, "cali-pri-default")]
+    assert [fragments(rule, Family.V4, layout) for rule in rules[:1]][0].endswith("-p icmp --jump RETURN")
