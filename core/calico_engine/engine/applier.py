@@ -394,7 +394,7 @@ class Applier:
                 planner.set_exception(problem)
 
     def _is_local(self, key: object) -> bool:
-        return key in self._world.workloads or key in self._world.hosts
+        return key in self._world.workloads or key in self._world.host_endpoints
 
     def _refuse_before_in_sync(self, verb: str) -> None:
         if not self.may_write:

@@ -100,7 +100,7 @@ def dump_of(engine: Engine, what: str) -> dict[str, object]:
     if what == "state":
         answer["messages"] = [_typed(message) for message in engine.world.messages()]
     elif what == "sets":
-        answer["sets"] = engine.world.sets()
+        answer["sets"] = engine.world.sorted_sets()
     elif what == "config":
         answer["settings"] = engine.settings
     else:

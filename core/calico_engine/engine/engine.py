@@ -248,7 +248,7 @@ class Engine:
         settings = self._wanted_settings
         messages = batch.messages if batch is not None else ()
         told = [message.settings for message in messages if isinstance(message, ConfigUpdate)]
-        known = told[-1] if told else (self.world.config.settings if self.world.config else None)
+        known = told[-1] if told else (self.world.settings if self.world.is_configured else None)
         if known != settings:
             others = tuple(message for message in messages if not isinstance(message, ConfigUpdate))
             messages = (ConfigUpdate(settings=settings), *others)

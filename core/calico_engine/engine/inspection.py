@@ -27,7 +27,7 @@ def endpoint_status(engine: Engine) -> dict[str, EndpointStatus]:
     world = engine.world
     reported = combined_status(engine.applier.members) if engine.applier else {}
     silent = EndpointStatus.DOWN if engine.profile.engine.plumbing else EndpointStatus.UP
-    keys = sorted([*world.workloads, *world.hosts])
+    keys = sorted([*world.workloads, *world.host_endpoints])
     return {str(key): reported.get(key, silent) for key in keys}
 
 

@@ -1,4 +1,4 @@
-"""What the Batches have said so far: the compiler's whole input.
+"""What the Batches have said so far: the compiler's whole input, and what the engine tells a plugin made anew.
 
 Pure. `DesiredState.apply` is the only way in; it says which objects a batch touched, so that callers may recompile
 those alone. Everything derived from it is a function of its current content, not of its history.
@@ -69,6 +69,7 @@ class DesiredState:
 
     def __init__(self, settings: FelixSettings | None = None) -> None:
         self.settings = settings or FelixSettings()
+        self.is_configured = False  # whether a batch has said the settings
         self.revision = 0
         self.in_sync = False
         self.sets: dict[str, SetState] = {}
@@ -87,7 +88,7 @@ class DesiredState:
         touched = Touched(set(), set(), set(), set())
         for message in batch.messages:
             self._note(message, touched)
-        self.revision = batch.revision
+        self.revision = max(self.revision, batch.revision)
         self.in_sync = self.in_sync or batch.in_sync
         return touched
 
@@ -180,6 +181,7 @@ class DesiredState:
                 touched.vteps = True
             case ConfigUpdate():
                 self.settings = message.settings
+                self.is_configured = True
                 touched.settings = True
             case InterfaceUpdate():
                 self.interfaces[message.name] = message
