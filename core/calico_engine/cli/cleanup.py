@@ -31,6 +31,7 @@ def cleanup(profile: str, overrides: tuple[str, ...], run_dir: str, yes: bool, o
 
     JSON: {"removed": {PLUGIN: number}, "errors": {PLUGIN: text}}
     """
+    from calico_engine.engine.control import SOCKET_NAME
     from calico_engine.engine.profile import load_profile
     from calico_engine.engine.run_lock import RunLock
     from calico_engine.errors import CalicoEngineError, ConfigError
@@ -52,6 +53,8 @@ def cleanup(profile: str, overrides: tuple[str, ...], run_dir: str, yes: bool, o
             )
         with progress("removing"):
             removed, errors = asyncio.run(_clean(chosen, run_dir))
+        # The lock says that nobody listens: an engine that was killed left it.
+        (Path(run_dir) / SOCKET_NAME).unlink(missing_ok=True)
     finally:
         lock.release()
     if output == "json":

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from calico_engine.errors import KernelError, KernelUnsupportedError
 
 DEFAULT_TIMEOUT_S = 60.0
+
+#: What every program gets beside its streams, and keeps open as long as it runs, also when we are killed.
+_inherited: set[int] = set()
 
 
 class CommandResult(msgspec.Struct, frozen=True):
@@ -31,26 +34,54 @@ class CommandResult(msgspec.Struct, frozen=True):
         return self.stdout.decode("utf-8", "replace")
 
 
+def inherit(descriptor: int) -> None:
+    """Have every program started from now on keep this open: a lock that outlives us for as long as they run."""
+    _inherited.add(descriptor)
+
+
+def disinherit(descriptor: int) -> None:
+    _inherited.discard(descriptor)
+
+
+@contextlib.contextmanager
+def whole_input(text: bytes) -> Iterator[int]:
+    """Yield a descriptor from which a program reads all of the text, whatever becomes of us meanwhile.
+
+    When we are killed while we write to a pipe, the program reads a line that is cut off and takes it as it stands:
+    half an address is another address. For programs that act on each line as it comes.
+    """
+    descriptor = os.memfd_create("input", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(text)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 async def try_command(
     argv: Sequence[str],
     *,
-    stdin: bytes = b"",
+    stdin: bytes | int = b"",
     timeout_s: float = DEFAULT_TIMEOUT_S,
     env: Mapping[str, str] | None = None,
     on_start: Callable[[int], None] | None = None,
 ) -> CommandResult:
     """Run a program to its end, whatever its exit code.
 
-    `env` is added to our own environment. `on_start` gets the process id before any input is written.
+    `stdin`: the input, or a descriptor of it (whole_input). `env` is added to our own environment. `on_start` gets
+    the process id before any input is written.
     Raises: KernelUnsupportedError when there is no such program, KernelError after `timeout_s`.
     """
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=stdin if isinstance(stdin, int) else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, **env} if env else None,
+            pass_fds=tuple(_inherited),
         )
     except (FileNotFoundError, PermissionError) as error:
         raise KernelUnsupportedError(
@@ -60,7 +91,7 @@ async def try_command(
         on_start(process.pid)
     try:
         async with asyncio.timeout(timeout_s):
-            stdout, stderr = await process.communicate(stdin)
+            stdout, stderr = await process.communicate(None if isinstance(stdin, int) else stdin)
     except TimeoutError as error:
         raise KernelError(" ".join(argv), f"no end after {timeout_s:g} s; it was killed") from error
     finally:
@@ -75,7 +106,7 @@ async def try_command(
 async def run_command(
     argv: Sequence[str],
     *,
-    stdin: bytes = b"",
+    stdin: bytes | int = b"",
     timeout_s: float = DEFAULT_TIMEOUT_S,
     env: Mapping[str, str] | None = None,
     on_start: Callable[[int], None] | None = None,

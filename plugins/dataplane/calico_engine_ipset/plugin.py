@@ -39,8 +39,10 @@ _ATTEMPTS = 3
 _BACKOFF_S = 0.02
 #: Fewer members than this are spelled faster than a thread is woken.
 _INLINE_MEMBERS = 1000
-#: Sets that rules of somebody else refer to are tried again after this long.
-_BUSY_RETRY_S = 10.0
+#: Sets that rules refer to are tried again. Soon at first, as the kernel may only be late: iptables-nft returns before
+#: the sets of rules it deleted are let go. Then ever less often: the rules may be somebody else's.
+_BUSY_RETRY_S = 0.1
+_LONGEST_BUSY_RETRY_S = 10.0
 
 SetId = tuple[Family, str]
 
@@ -71,6 +73,8 @@ class IpsetDataplane:
         self._present: set[str] = set()
         self._timer = ResyncTimer(clock, refresh_s=context.settings.ipsets_refresh_interval_s)
         self._busy_until_s = 0.0
+        self._busy: list[str] = []
+        self._busy_retry_s = _BUSY_RETRY_S
         self._oversize: set[SetId] = set()
 
     # Desired state
@@ -340,14 +344,21 @@ class IpsetDataplane:
             if self._name(set_id) in destroyed:
                 known.note_absent()
         if busy:
-            log.info("sets still in use, will retry: %s", " ".join(busy))
-            self._busy_until_s = self._clock() + _BUSY_RETRY_S
+            self._wait_for(busy)
         return ApplyResult(
             plugin=self._context.name,
             writes=len(destroyed),
             changes=tuple(Change("-", name, "not used any more") for name in destroyed),
-            resync_after_s=_BUSY_RETRY_S if busy else self._timer.due_in_s(),
+            resync_after_s=self._busy_retry_s if busy else self._timer.due_in_s(),
         )
+
+    def _wait_for(self, busy: list[str]) -> None:
+        """Leave sets in use alone for a while, longer each time that they are the same."""
+        grown_s = min(2 * self._busy_retry_s, _LONGEST_BUSY_RETRY_S)
+        self._busy_retry_s = grown_s if busy == self._busy else _BUSY_RETRY_S
+        self._busy = busy
+        self._busy_until_s = self._clock() + self._busy_retry_s
+        log.info("sets still in use, will retry in %.1f s: %s", self._busy_retry_s, " ".join(busy))
 
     # For people
 

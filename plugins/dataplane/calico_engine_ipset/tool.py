@@ -6,7 +6,7 @@ import asyncio
 import re
 
 from calico_engine.errors import KernelError
-from calico_engine.kernel.command import CommandResult, run_command, try_command
+from calico_engine.kernel.command import CommandResult, run_command, try_command, whole_input
 from calico_engine.plugin.protocols import NO_METRICS, MetricSink
 from calico_engine.ruleset.names import owns_set
 from calico_engine_ipset.text import SavedSet, parse_references, parse_save
@@ -23,7 +23,8 @@ async def restore(text: str, metrics: MetricSink = NO_METRICS) -> None:
         return
     metrics.count("felix_ipset_calls")
     metrics.count("felix_ipset_lines_executed", text.count("\n"))
-    result = await try_command(["ipset", "restore", "-exist"], stdin=text.encode())
+    with whole_input(text.encode()) as lines:
+        result = await try_command(["ipset", "restore", "-exist"], stdin=lines)
     if result.returncode != 0:
         metrics.count("felix_ipset_errors")
         raise _error(result, text)

@@ -215,6 +215,19 @@ def test_cleanup_asks_for_an_engine_to_stop_and_then_removes_everything(
     assert set(machine.answer("cleanup", "--yes")["removed"].values()) == {0}
 
 
+def test_cleanup_after_a_kill_leaves_lock_files_alone(
+    machine: Machine, engine: subprocess.Popen[bytes]
+) -> None:
+    engine.kill()
+    engine.wait(10)
+    assert (machine.run_dir / "engine.sock").exists()
+
+    machine.answer("cleanup", "--yes")
+
+    assert machine.kernel() == ""
+    assert sorted(path.name for path in machine.run_dir.iterdir()) == ["engine.lock", "programs.lock"]
+
+
 def test_second_engine_in_one_run_directory_is_refused(
     machine: Machine, engine: subprocess.Popen[bytes]
 ) -> None:
