@@ -29,6 +29,7 @@ bench: venv
 
 soak: venv
 	@$(BIN)/python -m bench.soak
+	@CE_WORLDS=3000 CE_KERNEL_WORLDS=1000 $(BIN)/pytest tests/property/test_oracle_equals_interpreter.py tests/kernel/differential
 
 lab-clean: venv
 	@$(BIN)/calico-engine lab down --all

@@ -257,5 +257,5 @@ def test_a_profile_s_pass_ends_it_by_no_bit_that_a_tier_may_have_left_set(layout
 
     chains = compile_profile(make_profile_update(inbound=[pings, DENY]), settings, Family.V4)
 
-    rules = chains[ChainKey(Layer.FILTER, "cali-pri-default")]
-    assert [fragments(rule, Family.V4, layout) for rule in rules[:1]][0].endswith("-p icmp --jump RETURN")
+    first = chains[ChainKey(Layer.FILTER, "cali-pri-default")][0]
+    assert fragments(first, Family.V4, layout).endswith("-p icmp --jump RETURN")
