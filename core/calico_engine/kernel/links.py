@@ -11,16 +11,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 
-from calico_engine.kernel.netlink import (
-    AddressEvent,
-    Group,
-    LinkEvent,
-    Netlink,
-    NetlinkEvent,
-    NetlinkListener,
-    RawLink,
-    RouteEvent,
-)
+from calico_engine.kernel.netlink import Group, Netlink, NetlinkListener
+from calico_engine.kernel.rtnetlink import AddressEvent, LinkEvent, NetlinkEvent, RawLink, RouteEvent
 from calico_engine.messages import InterfaceRemove, InterfaceUpdate
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
 """Talk rtnetlink: one long-lived request socket, and one that only listens.
 
-Both belong to the network namespace of the thread that opens them, and stay in it. pyroute2 builds and reads the
-messages; it takes a fifth of a second to import, so that happens at first use. What leaves this module is typed.
+Both belong to the network namespace of the thread that opens them, and stay in it. What is dumped or heard is decoded
+by rtnetlink.py; the rare requests for one object go through pyroute2, which takes a fifth of a second to import, so
+that happens at first use. What leaves this module is typed.
 """
 
 from __future__ import annotations
@@ -15,24 +16,23 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import msgspec
-
 from calico_engine.errors import KernelError
+from calico_engine.kernel import rtnetlink
+from calico_engine.kernel.rtnetlink import RTN_UNICAST, NetlinkEvent, RawLink, RawNeighbour, RawRoute
 
 if TYPE_CHECKING:
     from pyroute2 import AsyncIPRoute
 
 REQUEST_TIMEOUT_S = 30.0
+_RECEIVE_BYTES = 1 << 16
+#: A dump during which something changes is asked for again, so often.
+_DUMP_ATTEMPTS = 10
 
 # include/uapi/linux/rtnetlink.h
 RTM_SETNEIGHTBL = 67
-RTM_F_CLONED = 0x200
-RTNH_F_ONLINK = 4
-RTN_UNICAST = 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 RTPROT_KERNEL, RTPROT_BOOT, RTPROT_RA, RTPROT_CALICO = 2, 3, 9, 80
 NUD_PERMANENT = 0x80
-IFF_UP, IFF_RUNNING = 0x1, 0x40
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -56,59 +56,6 @@ class Group:
     ROUTE = 0x40 | 0x400
 
 
-class RawLink(msgspec.Struct, frozen=True):
-    """A link as the kernel has it. `up` is what Felix calls oper-up: administratively up and with carrier."""
-
-    name: str
-    index: int
-    up: bool
-    mac: str = ""
-
-
-class RawRoute(msgspec.Struct, frozen=True, kw_only=True):
-    """A route as the kernel has it, by interface index. `kind` is rtm_type; `dst` always has a mask."""
-
-    dst: str
-    table: int
-    protocol: int
-    scope: int
-    kind: int
-    oif: int = 0
-    gateway: str = ""
-    priority: int = 0
-    src: str = ""
-    onlink: bool = False
-    paths: int = 1
-
-
-class RawNeighbour(msgspec.Struct, frozen=True):
-    index: int
-    address: str
-    mac: str
-    state: int
-
-
-class LinkEvent(msgspec.Struct, frozen=True):
-    """A link is now so, or is gone."""
-
-    link: RawLink
-    gone: bool
-
-
-class AddressEvent(msgspec.Struct, frozen=True):
-    index: int
-    address: str
-    gone: bool
-
-
-class RouteEvent(msgspec.Struct, frozen=True):
-    route: RawRoute
-    gone: bool
-
-
-NetlinkEvent = LinkEvent | AddressEvent | RouteEvent
-
-
 def explain(number: int) -> str:
     """Return the C library's words for an errno."""
     return os.strerror(number)
@@ -119,24 +66,29 @@ class Netlink:
 
     def __init__(self) -> None:
         self._socket: AsyncIPRoute | None = None
+        self._raw: socket.socket | None = None
+        self._sequence = 0
 
     async def close(self) -> None:
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            raw.close()
         opened, self._socket = self._socket, None
         if opened is not None:
             opened.close()
 
     async def links(self) -> list[RawLink]:
-        return [read_link(message) for message in await self._dump("link", "dump", {})]
+        found = [rtnetlink.read_link(body) for body in await self._dump(rtnetlink.RTM_GETLINK)]
+        return [link for link in found if link is not None]
 
     async def addresses(self) -> list[tuple[int, str]]:
         """Return (interface index, address) of both families."""
-        found = await self._dump("addr", "dump", {})
-        return [(message["index"], read_address(message)) for message in found]
+        return [rtnetlink.read_address(body) for body in await self._dump(rtnetlink.RTM_GETADDR)]
 
     async def routes(self, family: int, table: int) -> list[RawRoute]:
-        found = await self._dump("route", "dump", {"family": FAMILIES[family], "table": table})
-        routes = [read_route(message) for message in found if not message["flags"] & RTM_F_CLONED]
-        return [route for route in routes if route.table == table]
+        bodies = await self._dump(rtnetlink.RTM_GETROUTE, FAMILIES[family])
+        routes = [rtnetlink.read_route(body) for body in bodies]
+        return [route for route in routes if route is not None and route.table == table]
 
     async def on_link_interface(self, address: str) -> int:
         """Return the index of the interface on whose link the address is; 0 when a router is in between, or no way.
@@ -145,7 +97,7 @@ class Netlink:
         """
         family = FAMILIES[ipaddress.ip_address(address).version]
         try:
-            found = await self._dump("route", "get", {"family": family, "dst": address})
+            found = await self._ask("route", "get", {"family": family, "dst": address})
         except KernelError as error:
             if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
                 return 0
@@ -157,10 +109,8 @@ class Netlink:
 
     async def permanent_neighbours(self) -> list[RawNeighbour]:
         """Return the IPv4 neighbours that somebody set to stay."""
-        found = await self._dump("neigh", "dump", {"family": socket.AF_INET})
-        everything = [
-            RawNeighbour(m["ifindex"], _text(m, "NDA_DST"), _text(m, "NDA_LLADDR"), m["state"]) for m in found
-        ]
+        bodies = await self._dump(rtnetlink.RTM_GETNEIGH, socket.AF_INET)
+        everything = [rtnetlink.read_neighbour(body) for body in bodies]
         return [neighbour for neighbour in everything if neighbour.state & NUD_PERMANENT]
 
     async def change_neighbour(self, command: str, index: int, address: str, mac: str) -> None:
@@ -168,7 +118,7 @@ class Netlink:
         spec: dict[str, object] = {"ifindex": index, "dst": address, "family": socket.AF_INET}
         if mac:
             spec.update(lladdr=mac, state=NUD_PERMANENT)
-        await self._request("neigh", command, spec, f"neighbour {command} {address}")
+        await self._ask("neigh", command, spec)
 
     async def _open(self) -> AsyncIPRoute:
         if self._socket is None:
@@ -180,28 +130,65 @@ class Netlink:
             self._socket = opened
         return self._socket
 
-    async def _dump(self, noun: str, command: str, spec: dict[str, object]) -> list[Message]:
-        async def collect() -> list[Message]:
-            answer = await getattr(await self._open(), noun)(command, **spec)
-            return [message async for message in answer] if command == "dump" else list(answer)
+    async def _dump(self, kind: int, family: int = socket.AF_UNSPEC) -> list[bytes]:
+        """Return the bodies of all objects of a kind. Raises: KernelError."""
+        for _ in range(_DUMP_ATTEMPTS):
+            try:
+                bodies = await self._guard(lambda: self._dump_once(kind, family), f"dump {kind}")
+            except (asyncio.CancelledError, KernelError):
+                # The kernel refuses another dump while one is under way on the socket.
+                await self.close()
+                raise
+            if bodies is not None:
+                return bodies
+        raise KernelError(f"netlink dump {kind}", "what is dumped changes all the time", errno=errno.EAGAIN)
 
-        return await self._guard(collect, f"{noun} dump")
+    async def _dump_once(self, kind: int, family: int) -> list[bytes] | None:
+        """Return the bodies; None when something changed meanwhile, so that they may not be all."""
+        opened = self._open_raw()
+        loop = asyncio.get_running_loop()
+        self._sequence += 1
+        await loop.sock_sendall(opened, rtnetlink.dump_request(kind, family, self._sequence))
+        bodies: list[bytes] = []
+        whole = True
+        while True:
+            for message in rtnetlink.read_messages(await loop.sock_recv(opened, _RECEIVE_BYTES)):
+                if message.sequence != self._sequence:
+                    continue
+                whole = whole and not message.flags & rtnetlink.NLM_F_DUMP_INTR
+                if message.type not in (rtnetlink.NLMSG_ERROR, rtnetlink.NLMSG_DONE):
+                    bodies.append(message.body)
+                elif number := rtnetlink.error_of(message):
+                    raise KernelError(f"netlink dump {kind}", explain(number), errno=number)
+                else:
+                    return bodies if whole else None
 
-    async def _request(self, noun: str, command: str, spec: dict[str, object], what: str) -> None:
-        async def ask() -> None:
-            await getattr(await self._open(), noun)(command, **spec)
+    def _open_raw(self) -> socket.socket:
+        if self._raw is None:
+            opened = socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+            )
+            opened.bind((0, 0))
+            self._raw = opened
+        return self._raw
 
-        await self._guard(ask, what)
+    async def _ask(self, noun: str, command: str, spec: dict[str, object]) -> list[Message]:
+        async def ask() -> list[Message]:
+            opened = await self._open()
+            from pyroute2.netlink.exceptions import NetlinkError
+
+            try:
+                return list(await getattr(opened, noun)(command, **spec))
+            except NetlinkError as error:
+                number = int(error.code)
+                raise KernelError(f"netlink {noun} {command}", explain(number), errno=number) from error
+
+        return await self._guard(ask, f"{noun} {command} {spec.get('dst', '')}")
 
     async def _guard(self, call: Callable[[], Awaitable[T]], what: str) -> T:
-        from pyroute2.netlink.exceptions import NetlinkError
-
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_S):
                 return await call()
-        except NetlinkError as error:
-            number = int(error.code)
-            raise KernelError(f"netlink {what}", explain(number), errno=number) from error
         except TimeoutError as error:
             # An answer that comes later would be taken for the next request's.
             await self.close()
@@ -247,8 +234,6 @@ class NetlinkListener:
             opened.close()
 
     def _on_readable(self) -> None:
-        from pyroute2.netlink.rtnl.marshal import MarshalRtnl
-
         assert self._socket is not None
         try:
             data = self._socket.recv(1 << 17)
@@ -259,9 +244,8 @@ class NetlinkListener:
                 raise
             self._on_events(None)
             return
-        events = [
-            event for message in MarshalRtnl().parse(data) if (event := read_event(message)) is not None
-        ]
+        found = (rtnetlink.read_event(message) for message in rtnetlink.read_messages(data))
+        events = [event for event in found if event is not None]
         if events:
             self._on_events(events)
 
@@ -285,59 +269,6 @@ def set_proxy_delay(index: int, delay_ms: int) -> None:
     number = -struct.unpack_from("=i", answer, 16)[0]
     if number:
         raise KernelError(f"netlink proxy_delay of interface {index}", explain(number), errno=number)
-
-
-def read_link(message: Message) -> RawLink:
-    flags = message["flags"]
-    up = bool(flags & IFF_UP and flags & IFF_RUNNING)
-    return RawLink(_text(message, "IFLA_IFNAME"), message["index"], up, _text(message, "IFLA_ADDRESS"))
-
-
-def read_address(message: Message) -> str:
-    """Return the interface's own address: IFA_LOCAL where it differs from the peer's, else IFA_ADDRESS."""
-    return _text(message, "IFA_LOCAL") or _text(message, "IFA_ADDRESS")
-
-
-def read_route(message: Message) -> RawRoute:
-    anywhere = "0.0.0.0" if message["family"] == socket.AF_INET else "::"
-    paths = message.get("RTA_MULTIPATH")
-    kind = message["type"]
-    return RawRoute(
-        dst=f"{_text(message, 'RTA_DST') or anywhere}/{message['dst_len']}",
-        table=_number(message, "RTA_TABLE") or message["table"],
-        protocol=message["proto"],
-        scope=message["scope"],
-        kind=kind,
-        # An IPv6 blackhole is shown on lo.
-        oif=_number(message, "RTA_OIF") if kind == RTN_UNICAST else 0,
-        gateway=_text(message, "RTA_GATEWAY"),
-        priority=_number(message, "RTA_PRIORITY"),
-        src=_text(message, "RTA_PREFSRC"),
-        onlink=bool(message["flags"] & RTNH_F_ONLINK),
-        paths=len(paths) if isinstance(paths, list) else 1,
-    )
-
-
-def read_event(message: Message) -> NetlinkEvent | None:
-    name = _text(message, "event")
-    match name:
-        case "RTM_NEWLINK" | "RTM_DELLINK":
-            # A bridge port that leaves its bridge also says DELLINK, with family AF_BRIDGE.
-            if message["family"] != socket.AF_UNSPEC:
-                return None
-            return LinkEvent(read_link(message), name == "RTM_DELLINK")
-        case "RTM_NEWADDR" | "RTM_DELADDR":
-            return AddressEvent(message["index"], read_address(message), name == "RTM_DELADDR")
-        case "RTM_NEWROUTE" | "RTM_DELROUTE":
-            if message["flags"] & RTM_F_CLONED:
-                return None
-            return RouteEvent(read_route(message), name == "RTM_DELROUTE")
-    return None
-
-
-def _text(message: Message, name: str) -> str:
-    value = message.get(name)
-    return value if isinstance(value, str) else ""
 
 
 def _number(message: Message, name: str) -> int:

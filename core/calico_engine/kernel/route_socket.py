@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 from calico_engine.errors import KernelError
-from calico_engine.kernel.netlink import REQUEST_TIMEOUT_S, RTNH_F_ONLINK, RawRoute
+from calico_engine.kernel.netlink import REQUEST_TIMEOUT_S
+from calico_engine.kernel.rtnetlink import RTNH_F_ONLINK, RawRoute
 
 # include/uapi/linux/netlink.h, rtnetlink.h
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
@@ -52,6 +53,8 @@ class RouteSocket:
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
         self._sequence = 0
+        #: By which the kernel names us in its news of what we wrote; 0 before the first write.
+        self.port = 0
 
     def close(self) -> None:
         opened, self._socket = self._socket, None
@@ -99,6 +102,7 @@ class RouteSocket:
                 with contextlib.suppress(OSError):
                     opened.setsockopt(_SOL_NETLINK, option, 1)
             opened.bind((0, 0))
+            self.port = opened.getsockname()[0]
             self._socket = opened
         return self._socket
 

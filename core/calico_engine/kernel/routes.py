@@ -23,12 +23,10 @@ from calico_engine.kernel.netlink import (
     RT_SCOPE_UNIVERSE,
     Group,
     Netlink,
-    NetlinkEvent,
     NetlinkListener,
-    RawRoute,
-    RouteEvent,
 )
 from calico_engine.kernel.route_socket import RouteCommand, RouteSocket
+from calico_engine.kernel.rtnetlink import NetlinkEvent, RawRoute, RouteEvent
 from calico_engine.messages import InterfaceRemove, InterfaceUpdate
 from calico_engine.plugin.protocols import NO_METRICS, Change, MetricSink
 from calico_engine.reconcile import DeltaTracker
@@ -399,8 +397,13 @@ class RouteTable:
             self._on_change("route notifications overran us")
             return
         names = {interface.index: interface.name for interface in self._interfaces.values()}
+        # Our own writes are known by their answers; their news may come when they are old.
         heard = [
-            event for event in events if isinstance(event, RouteEvent) and event.route.table == self._table
+            event
+            for event in events
+            if isinstance(event, RouteEvent)
+            and event.route.table == self._table
+            and (not event.author or event.author != self._writer.port)
         ]
         reasons = [self._note(_from_kernel(event.route, names), gone=event.gone) for event in heard]
         for reason in filter(None, reasons):
@@ -408,10 +411,7 @@ class RouteTable:
             return
 
     def _note(self, route: Route, *, gone: bool) -> str:
-        """Take one route's news; return why an apply is needed, "" when it is not.
-
-        Our own writes come back here too: they are what is desired, or the end of what is not.
-        """
+        """Take one route's news; return why an apply is needed, "" when it is not."""
         key = route.key
         wanted = self._tracker.desired.get(key)
         if gone:
