@@ -1,7 +1,11 @@
 """Import rules that .importlinter cannot state: purity, pluggy's place, what plugins may use."""
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ PURE = (
 )
 # Clock, random values, environment and I/O come into pure code as arguments.
 IMPURE = {
-    *("asyncio", "iptc", "multiprocessing", "os", "pyroute2", "random", "secrets"),
+    *("asyncio", "multiprocessing", "os", "pyroute2", "random", "secrets"),
     *("shutil", "socket", "subprocess", "tempfile", "threading", "time"),
 }
 CORE_ONLY = {f"calico_engine.{name}" for name in ("calc", "cli", "engine", "lab")}
@@ -85,3 +89,27 @@ def test_plugins_use_neither_engine_nor_cli_nor_lab_nor_calc() -> None:
     }
 
     assert {path: names for path, names in offending.items() if names} == {}
+
+
+def plain(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_dependencies_are_exactly_what_the_packages_import() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {plain(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in project["dependencies"]}
+    shipped = [
+        path
+        for path in python_files(ROOT / "core", ROOT / "plugins")
+        if not path.is_relative_to(CORE / "testing")  # may use what the extra `dev` brings
+    ]
+    owners = packages_distributions()
+
+    tops = {name.split(".")[0] for path in shipped for name in imported_modules(ast.parse(path.read_text()))}
+    foreign = {
+        top for top in tops if top not in sys.stdlib_module_names and not top.startswith("calico_engine")
+    }
+    imported = {plain(owner) for top in foreign for owner in owners.get(top, [f"nobody's {top}"])}
+
+    # The compiled fast path imports cffi's back end; no Python file does.
+    assert imported | {"cffi"} == declared
