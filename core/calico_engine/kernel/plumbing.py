@@ -1,8 +1,9 @@
 """Connect local workload endpoints: host routes, proxy ARP and NDP, sysctls, static neighbours.
 
 The engine always runs this, before the profile's routing plugins. Endpoints and interfaces may come in any order: what
-has no interface yet waits for it. When two endpoints name one interface, the first by key has it; when two name one
-address, the first by key among those whose interface is up. The others are reported as in error.
+has no interface yet waits for it; one that names an interface without InterfacePrefix is not connected, as policy would
+not see its packets. When two endpoints name one interface, the first by key has it; when two name one address, the
+first by key among those whose interface is up. The others are reported as in error.
 Source of the sysctls: felix/dataplane/linux/endpoint_mgr.go.
 """
 
@@ -60,6 +61,7 @@ class EndpointPlumber:
         self._by_interface: dict[str, set[ResourceKey]] = {}
         self._by_address: dict[str, set[ResourceKey]] = {}
         self._interfaces: dict[str, InterfaceUpdate] = {}
+        self._unconnected: set[ResourceKey] = set()
         self._blocks: set[str] = set()
         self._dirty_addresses: set[str] = set()
         self._dirty_interfaces: set[str] = set()
@@ -126,6 +128,9 @@ class EndpointPlumber:
 
     def _remember(self, endpoint: WorkloadEndpointUpdate) -> None:
         self._endpoints[endpoint.endpoint] = endpoint
+        if not self._is_workload_interface(endpoint.interface_name):
+            self._unconnected.add(endpoint.endpoint)
+            return
         self._by_interface.setdefault(endpoint.interface_name, set()).add(endpoint.endpoint)
         self._dirty_interfaces.add(endpoint.interface_name)
         for address in self._addresses_of(endpoint):
@@ -135,6 +140,9 @@ class EndpointPlumber:
     def _forget(self, key: ResourceKey) -> None:
         endpoint = self._endpoints.pop(key, None)
         if endpoint is None:
+            return
+        if key in self._unconnected:
+            self._unconnected.discard(key)
             return
         self._dirty_interfaces.add(endpoint.interface_name)
         _discard(self._by_interface, endpoint.interface_name, key)
@@ -329,13 +337,13 @@ class EndpointPlumber:
             self._neighbours.replace_interface(name, self._static_neighbours(name))
 
     def _device_route(self, address: str, interface: str) -> Route:
-        v6 = ":" in address
+        v6, settings = ":" in address, self._settings
         return make_route(
             address,
-            self._settings.device_route_protocol,
+            settings.device_route_protocol,
             interface=interface,
-            priority=0 if v6 else self._settings.ipv4_normal_route_priority,
-            src="" if v6 else self._settings.device_route_source_address,
+            priority=settings.ipv6_normal_route_priority if v6 else settings.ipv4_normal_route_priority,
+            src=settings.device_route_source_address_ipv6 if v6 else settings.device_route_source_address,
         )
 
     def _static_neighbours(self, interface: str) -> dict[str, str]:
@@ -385,6 +393,8 @@ class EndpointPlumber:
         return {key: self._status(endpoint) for key, endpoint in self._endpoints.items()}
 
     def _status(self, endpoint: WorkloadEndpointUpdate) -> EndpointStatus:
+        if not endpoint.interface_name:
+            return EndpointStatus.DOWN
         if self._holder(endpoint.interface_name) != endpoint.endpoint:
             return EndpointStatus.ERROR
         if not self._is_up(endpoint.interface_name):
@@ -409,6 +419,12 @@ class EndpointPlumber:
             holder = self._resolve_address(address) if len(keys) > 1 else None
             if holder is not None:
                 warnings.add(f"address {address} is claimed by {_listing(keys)}; {holder.endpoint} has it")
+        prefixes = ", ".join(self._settings.interface_prefix)
+        for key in self._unconnected:
+            if name := self._endpoints[key].interface_name:
+                warnings.add(
+                    f"{key} is not connected: spec.interfaceName {name} does not begin with InterfacePrefix {prefixes}"
+                )
         warnings.update(f"route to {key.dst} is refused: {why}" for key, why in self._routes.refused.items())
         warnings.update(self._failed.values())
         for warning in sorted(warnings - self._reported):

@@ -217,6 +217,32 @@ def test_address_moves_to_another_interface(node: Any) -> None:
     node.run(scenario)
 
 
+@pytest.mark.parametrize("interface", ["lo", "eth0", ""])
+def test_interface_that_is_not_the_workloads_is_left_alone(node: Any, interface: str) -> None:
+    async def scenario() -> None:
+        node.add_veth("eth0")
+        before = node.sysctl("net/ipv4/conf/eth0/proxy_arp"), node.sysctl("net/ipv4/conf/lo/route_localnet")
+        plumber = EndpointPlumber(node.context())
+
+        await node.settle(plumber, *await node.interfaces(), endpoint("a", interface))
+
+        assert V4 not in node.routes(4)
+        assert V6 not in node.routes(6)
+        after = node.sysctl("net/ipv4/conf/eth0/proxy_arp"), node.sysctl("net/ipv4/conf/lo/route_localnet")
+        assert after == before
+        status = (await plumber.apply()).endpoint_status[key("a")]
+        assert status is (EndpointStatus.ERROR if interface else EndpointStatus.DOWN)
+        why = f"is not connected: spec.interfaceName {interface} does not begin with InterfacePrefix cali"
+        expected = [f"WorkloadEndpoint(default/a) {why}"] if interface else []
+        assert list(plumber.problems.values()) == expected
+
+        await node.settle(plumber, endpoint("a", "cali1"))
+        assert plumber.problems == {}
+        await plumber.close()
+
+    node.run(scenario)
+
+
 def test_static_neighbour_has_the_endpoints_mac(node: Any) -> None:
     async def scenario() -> None:
         node.add_veth("cali1")
@@ -480,15 +506,23 @@ def test_device_route_protocol_and_source(node: Any) -> None:
     async def scenario() -> None:
         node.add_veth("cali1")
         node.sh("ip", "addr", "add", "192.0.2.7/32", "dev", "lo")
+        node.sh("ip", "addr", "add", "2001:db8::7/128", "dev", "lo", "nodad")
         plumber = EndpointPlumber(node.context())
         await node.settle(plumber, *await node.interfaces(), endpoint())
-        changed = FelixSettings(device_route_protocol=80, device_route_source_address="192.0.2.7")
+        changed = FelixSettings(
+            device_route_protocol=80,
+            device_route_source_address="192.0.2.7",
+            device_route_source_address_ipv6="2001:db8::7",
+            ipv4_normal_route_priority=77,
+            ipv6_normal_route_priority=88,
+        )
 
         await node.settle(plumber, ConfigUpdate(settings=changed))
 
         route = node.routes(4)[V4]
-        assert route == route | {"protocol": "80", "prefsrc": "192.0.2.7"}
-        assert node.routes(6)[V6]["protocol"] == "80"
+        assert route == route | {"protocol": "80", "prefsrc": "192.0.2.7", "metric": 77}
+        route = node.routes(6)[V6]
+        assert route == route | {"protocol": "80", "prefsrc": "2001:db8::7", "metric": 88}
         await plumber.close()
 
     node.run(scenario)
