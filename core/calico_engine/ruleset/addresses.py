@@ -6,6 +6,7 @@ Pure.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from calico_engine.ruleset.ir import Family
@@ -27,6 +28,7 @@ def is_address(text: str) -> bool:
     return _CHARACTERS.fullmatch(text) is not None
 
 
+@lru_cache(maxsize=1 << 12)
 def is_cidr(text: str) -> bool:
     """Tell whether a text is an address or a CIDR and nothing more."""
     try:

@@ -68,14 +68,19 @@ def compile_policy(update: ActivePolicyUpdate, settings: FelixSettings, family: 
     key = update.policy
     title = f"{key.kind} {key.namespace}/{key.name}" if key.namespace else f"{key.kind} {key.name}"
     chains: Chains = {}
-    for layer in policy_layers(update, settings):
-        for prefix, direction, rules in (
-            (names.POLICY_INBOUND, INGRESS, update.inbound),
-            (names.POLICY_OUTBOUND, EGRESS, update.outbound),
-        ):
-            compiler = _RuleCompiler(settings, family, layer, key, direction, update.tier)
-            chain = names.policy_chain(prefix, key, settings.layout)
-            chains[ChainKey(layer, chain)] = compiler.chain(rules, f"{title} {direction}")
+    for prefix, direction, rules in (
+        (names.POLICY_INBOUND, INGRESS, update.inbound),
+        (names.POLICY_OUTBOUND, EGRESS, update.outbound),
+    ):
+        chain = names.policy_chain(prefix, key, settings.layout)
+        compiled: dict[Op, tuple[Rule, ...]] = {}
+        for layer in policy_layers(update, settings):
+            # Of the layer, rules have nothing but how a packet is denied.
+            denial = deny(settings, layer)
+            if denial not in compiled:
+                compiler = _RuleCompiler(settings, family, denial, key, direction, update.tier)
+                compiled[denial] = compiler.chain(rules, f"{title} {direction}")
+            chains[ChainKey(layer, chain)] = compiled[denial]
     return chains
 
 
@@ -85,11 +90,12 @@ def compile_profile(update: ActiveProfileUpdate, settings: FelixSettings, family
     layers = (Layer.FILTER,) if settings.layout is Layout.V2 else (Layer.FILTER, Layer.MANGLE)
     chains: Chains = {}
     for layer in layers:
+        denial = deny(settings, layer)
         for prefix, direction, rules in (
             (names.PROFILE_INBOUND, INGRESS, update.inbound),
             (names.PROFILE_OUTBOUND, EGRESS, update.outbound),
         ):
-            compiler = _RuleCompiler(settings, family, layer, key, direction, "")
+            compiler = _RuleCompiler(settings, family, denial, key, direction, "")
             chain = names.profile_chain(prefix, update.profile)
             chains[ChainKey(layer, chain)] = compiler.chain(rules, f"Profile {update.profile} {direction}")
     return chains
@@ -102,7 +108,7 @@ class _RuleCompiler:
         self,
         settings: FelixSettings,
         family: Family,
-        layer: Layer,
+        denial: Op,
         owner: ResourceKey,
         direction: str,
         tier: str,
@@ -110,7 +116,7 @@ class _RuleCompiler:
         self._settings = settings
         self._marks = allocate_marks(settings)
         self._family = family
-        self._layer = layer
+        self._denial = denial
         self._owner = owner
         self._direction = direction
         self._tier = tier
@@ -145,10 +151,9 @@ class _RuleCompiler:
             case Action.PASS:
                 return self._mark_then(matches, marks.pass_, Return(), origin)
             case Action.DENY:
-                op = deny(self._settings, self._layer)
                 if marks.drop:
-                    return self._mark_then(matches, marks.drop, op, origin)
-                return [Rule(matches, op, origin=origin)]
+                    return self._mark_then(matches, marks.drop, self._denial, origin)
+                return [Rule(matches, self._denial, origin=origin)]
             case Action.LOG:
                 return [Rule(matches, Log(self._log_prefix()), origin=origin)]
             case _:

@@ -192,15 +192,14 @@ class EndpointChain:
         """Note the chain of a group and return its name. It returns with the accept or pass bit, or with neither."""
         prefix = names.GROUP_INBOUND if self._shape.direction == INGRESS else names.GROUP_OUTBOUND
         verdict = self._marks.accept | self._marks.pass_
+        undecided = (bits_are_clear(verdict),)
+        decided = (MarkIs(0, verdict, negate=True),)
         rules: list[Rule] = []
         for position, key in enumerate(group):
             origin = Origin(key, self._shape.direction)
-            matches: tuple[MarkIs, ...] = (bits_are_clear(verdict),)
-            if position % _RETURN_STRIDE == 0:
-                matches = ()
-                if position:
-                    undecided = MarkIs(0, verdict, negate=True)
-                    rules.append(Rule((undecided,), Return(), ("Return on verdict",), origin))
+            matches = undecided if position % _RETURN_STRIDE else ()
+            if position and not matches:
+                rules.append(Rule(decided, Return(), ("Return on verdict",), origin))
             rules.append(Rule(matches, Jump(self._policy_chain(key)), (), origin))
         name = names.policy_group_chain(prefix, selector, group)
         self.groups[ChainKey(self._shape.layer, name)] = tuple(rules)

@@ -29,6 +29,8 @@ from calico_engine.settings import FelixSettings
 
 def lower_rules(rules: Sequence[Rule], settings: FelixSettings, family: Family) -> tuple[Rule, ...]:
     """Rewrite one chain's rules to what iptables can express, but for DispatchByInterface."""
+    if not any(map(_needs_lowering, rules)):
+        return tuple(rules)
     marks = allocate_marks(settings)
     lowered: list[Rule] = []
     for rule in rules:
@@ -58,9 +60,18 @@ def lower_chains(
 ) -> Chains:
     """Rewrite chains to what iptables can express; a dispatch becomes a tree of chains."""
     lowered: Chains = {}
+    done: dict[int, tuple[Rule, ...]] = {}
     for key, rules in chains.items():
-        for name, tree_rules in lower_dispatch(key, rules).items():
+        # Two layers' chains may be one and the same object.
+        before = done.get(id(rules))
+        if before is not None:
+            lowered[key] = before
+            continue
+        tree = lower_dispatch(key, rules)
+        for name, tree_rules in tree.items():
             lowered[name] = lower_rules(tree_rules, settings, family)
+        if len(tree) == 1:
+            done[id(rules)] = lowered[key]
     return lowered
 
 

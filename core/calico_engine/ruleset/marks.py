@@ -6,6 +6,8 @@ felix/markbits; layout v2 as the articles print it (Calico 2.1).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from calico_engine.errors import ConfigError
@@ -36,8 +38,12 @@ def allocate_marks(settings: FelixSettings) -> Marks:
 
     Raises: ConfigError when the mask has too few bits.
     """
-    mask = settings.iptables_mark_mask
-    v2 = settings.layout is Layout.V2
+    return _allocate(settings.iptables_mark_mask, settings.layout)
+
+
+@lru_cache(maxsize=16)
+def _allocate(mask: int, layout: Layout) -> Marks:
+    v2 = layout is Layout.V2
     if v2 and mask == _DEFAULT_MASK_V3:
         mask = _DEFAULT_MASK_V2
     bits = [1 << shift for shift in range(32) if mask & (1 << shift)]

@@ -11,6 +11,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from calico_engine.model.resource import ResourceKey
 from calico_engine.ruleset.ir import Family
@@ -116,6 +117,7 @@ def policy_kind_short(key: ResourceKey) -> str:
     return _KINDS.get(key.kind, key.kind)
 
 
+@lru_cache(maxsize=1 << 16)
 def policy_chain(prefix: str, key: ResourceKey, layout: Layout) -> str:
     return shorten(prefix, policy_id(key, layout))
 

@@ -36,6 +36,10 @@ from calico_engine.ruleset.references import referenced_chains, referenced_sets
 #: nftables allows 16 nested jumps. Source: kernel, NFT_JUMP_STACK_SIZE.
 MAX_DEPTH = 16
 
+#: What _op_fault and _match_fault can find a fault with; most rules have none of them.
+_SUSPECT_OPS = frozenset({Reject, NoTrack, Masquerade, Dnat, Snat, DispatchByInterface})
+_SUSPECT_MATCHES = frozenset({NetIn, NetInAny, InterfaceIs})
+
 _CHAIN_NAME = re.compile(r"cali-[A-Za-z0-9_.:/@=+*-]+", re.ASCII)
 _PORTS = re.compile(r"(\d{1,5}(-\d{1,5})?)?", re.ASCII)
 _NAT_TARGET = re.compile(r"([0-9.]+|\[?[0-9a-fA-F:.]+\]?)(:\d{1,5}(-\d{1,5})?)?", re.ASCII)
@@ -65,12 +69,20 @@ def verify_chain(key: ChainKey, rules: Iterable[Rule], family: Family) -> list[s
     if not _CHAIN_NAME.fullmatch(key.name) or len(key.name) > CHAIN_NAME_MAX_CHARS:
         problems.append(f"{where!r}: not a name for a chain")
     for position, rule in enumerate(rules):
-        faults = [_op_fault(rule.op, key.layer), *(_match_fault(match, family) for match in rule.matches)]
-        if any(isinstance(match, PortIn) for match in rule.matches) and not any(
-            isinstance(match, ProtocolIs) and not match.negate for match in rule.matches
-        ):
+        faults = [_op_fault(rule.op, key.layer)] if type(rule.op) in _SUSPECT_OPS else []
+        with_ports = with_protocol = False
+        for match in rule.matches:
+            kind = type(match)
+            if kind in _SUSPECT_MATCHES:
+                faults.append(_match_fault(match, family))
+            elif kind is PortIn:
+                with_ports = True
+            elif isinstance(match, ProtocolIs):
+                with_protocol = with_protocol or not match.negate
+        if with_ports and not with_protocol:
             faults.append("ports without a protocol")
-        problems += [f"{where} rule {position}: {fault}" for fault in faults if fault]
+        if faults:
+            problems += [f"{where} rule {position}: {fault}" for fault in faults if fault]
     return problems
 
 
