@@ -69,11 +69,17 @@ def read_documents(text: str) -> Iterator[tuple[object, int]]:
     if "\u00a0" in text:
         text = _PASTED_SPACES.sub(lambda spaces: " " * len(spaces[0]), text)
     try:
-        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-            if isinstance(event, yaml.DocumentStartEvent):
+        next_event = yaml.CSafeLoader(text).get_event
+        while True:
+            event = next_event()
+            if isinstance(event, yaml.ScalarEvent):
+                reader.take_scalar(event)
+            elif isinstance(event, yaml.DocumentStartEvent):
                 reader.start(_line(event))
             elif isinstance(event, yaml.DocumentEndEvent):
                 yield reader.document, reader.document_line
+            elif event is None or isinstance(event, yaml.StreamEndEvent):
+                return
             else:
                 reader.take(event)
     except yaml.MarkedYAMLError as error:
@@ -109,18 +115,20 @@ class _Reader:
         self.document_line = line
         self._anchors = {}
 
+    def take_scalar(self, event: yaml.ScalarEvent) -> None:
+        """Add a scalar. Raises: YAMLSyntaxError."""
+        value = _resolve(event)
+        if event.anchor:
+            self._anchors[event.anchor] = (value, 1)
+        self._add(value, 1, event)
+
     def take(self, event: yaml.Event) -> None:
-        """Add one event. Raises: YAMLSyntaxError."""
-        if isinstance(event, yaml.ScalarEvent):
-            value = _resolve(event)
-            if event.anchor:
-                self._anchors[event.anchor] = (value, 1)
-            self._add(value, 1, event)
-        elif isinstance(event, yaml.MappingStartEvent):
+        """Add any other event of a document. Raises: YAMLSyntaxError."""
+        if isinstance(event, yaml.MappingStartEvent):
             self._open({}, event)
         elif isinstance(event, yaml.SequenceStartEvent):
             self._open([], event)
-        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+        elif isinstance(event, yaml.CollectionEndEvent):
             self._close(event)
         elif isinstance(event, yaml.AliasEvent):
             found = self._anchors.get(event.anchor or "")
