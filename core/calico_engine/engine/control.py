@@ -11,6 +11,7 @@ An error is {"error": text} with 400, 404, 409, 500 or 503.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,7 +117,11 @@ def _typed(message: Message) -> dict[str, object]:
 
 
 def _json(value: object, status: int = 200) -> web.Response:
-    body = msgspec.json.encode(_plain(value))
+    try:
+        body = msgspec.json.encode(_plain(value))
+    except UnicodeEncodeError:
+        # What a plugin quotes may hold bytes that are no text; an answer must not fail for it.
+        body = json.dumps(_plain(value), default=str, ensure_ascii=False).encode("utf-8", "replace")
     return web.Response(body=body, status=status, content_type="application/json")
 
 

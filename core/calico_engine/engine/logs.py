@@ -81,7 +81,8 @@ def configure(settings: FelixSettings, *, log_format: str = "text", to_file: boo
     if to_file and settings.log_file_path:
         try:
             Path(settings.log_file_path).parent.mkdir(parents=True, exist_ok=True)
-            _add(WatchedFileHandler(settings.log_file_path), formatter, settings.log_severity_file)
+            file = WatchedFileHandler(settings.log_file_path, encoding="utf-8", errors="backslashreplace")
+            _add(file, formatter, settings.log_severity_file)
         except OSError as error:
             log.warning("no log file: %s", error)
     # aiohttp and pyroute2 are chatty below this.

@@ -24,6 +24,7 @@ import yaml
 from calico_engine.errors import ValidationError
 from calico_engine.model import v1
 from calico_engine.model.canonical import shorten
+from calico_engine.model.json_reader import JSONValueError, read_json
 from calico_engine.model.normalise import normalise
 from calico_engine.model.policy import NetworkPolicySpec, ProfileSpec, Rule
 from calico_engine.model.resource import API_VERSION, KINDS, Resource, ResourceKey
@@ -91,27 +92,9 @@ def _parse(document: str | bytes, limit_bytes: int) -> Iterator[tuple[object, in
 
 def _parse_json(text: str) -> object:
     try:
-        value: object = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise FieldError("", "lists and mappings nest too deep") from None
-    except ValueError as error:
-        if isinstance(error, json.JSONDecodeError | FieldError):
-            raise
-        raise FieldError("", "a number has too many digits") from None
-    return value
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    mapping = dict(pairs)
-    if len(mapping) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise FieldError("", f"key {shorten(twice)} appears twice in one mapping")
-    return mapping
-
-
-def _refuse_constant(name: str) -> object:
-    raise FieldError("", f"{name} is not a number that JSON allows")
+        return read_json(text)
+    except JSONValueError as error:
+        raise FieldError("", str(error)) from None
 
 
 def _load_value(value: object, source: str) -> Iterator[Resource | ValidationError]:

@@ -31,6 +31,8 @@ from calico_engine_file.scanning import (
 
 #: A file changed this shortly before it was read may change again without a new time stamp: the kernel's clock ticks.
 _TICK_NS = 20_000_000
+#: So many problems of one file are told.
+_TOLD = 10
 #: Of a file that could never be read.
 _NEVER = Signature(-1, 0, 0, 0)
 
@@ -275,7 +277,10 @@ class Catalogue:
             kept.extend(
                 msgspec.structs.replace(entry, place=()) for key, entry in good.items() if key not in seen
             )
-        self._note(f"{path}#", f"{path}: {'; '.join(problems[:10])}" if problems else "")
+        told = problems[:_TOLD]
+        if len(problems) > _TOLD:
+            told.append(f"and {len(problems) - _TOLD} more, see `calico-engine validate`")
+        self._note(f"{path}#", f"{path}: {'; '.join(told)}" if problems else "")
         return tuple(kept)
 
     def _keep(self, path: str, before: FileState | None, text: str, state: FileState | None = None) -> None:

@@ -16,6 +16,7 @@ import msgspec
 
 from calico_engine.errors import DatastoreError, ValidationError
 from calico_engine.model import KINDS, Resource, ResourceKey, encode, load_each
+from calico_engine.model.json_reader import read_json
 from calico_engine.model.yaml_reader import read_documents
 
 #: (document number, then the index in every list on the way down), counted from 0; () is no place.
@@ -59,22 +60,22 @@ def decode_text(path: str, data: bytes) -> Documents:
         looks_like_json = path.endswith(".json") or text.lstrip()[:1] in {"{", "["}
         if looks_like_json and text.strip():
             try:
-                return Documents([json.loads(text, object_pairs_hook=_unique)], is_json=True)
+                return Documents([read_json(text)], is_json=True)
             except json.JSONDecodeError:
                 if path.endswith(".json"):
                     raise
                 # YAML's flow style looks like this too.
         return Documents([document for document, _ in read_documents(text)], is_json=False)
-    except (ValueError, RecursionError) as error:
-        # YAMLSyntaxError, JSONDecodeError and UnicodeDecodeError are ValueErrors.
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ManifestError(
+            f"{path}: line {line}: not UTF-8 text (byte 0x{data[error.start]:02x})"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{path}: line {error.lineno}: not JSON: {error.msg}") from error
+    except ValueError as error:
+        # YAMLSyntaxError and JSONValueError.
         raise ManifestError(f"{path}: {' '.join(str(error).split())[:300]}") from error
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    mapping = dict(pairs)
-    if len(mapping) != len(pairs):
-        raise ValueError("a key appears twice in one object")
-    return mapping
 
 
 def split_items(documents: Documents) -> Iterator[tuple[Place, object]]:

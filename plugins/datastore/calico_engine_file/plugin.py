@@ -71,6 +71,7 @@ class FileDatastore:
 
     def _report(self, subject: str, text: str) -> None:
         """Take note of a problem, or of its end, and tell the engine on its own thread."""
+        subject, text = _encodable(subject), _encodable(text)
         if text:
             self._problems[subject] = text
         elif self._problems.pop(subject, None) is None:
@@ -255,6 +256,11 @@ class FileDatastore:
                 if not self._tree.agendas:
                     self._tree.stop()
                     self._tree = None
+
+
+def _encodable(text: str) -> str:
+    """Return text that can be sent and stored: the name of a file may be any bytes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Watcher:

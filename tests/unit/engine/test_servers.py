@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from calico_engine.engine.control import SOCKET_NAME
+from calico_engine.engine.status import PluginWarning
 from calico_engine.plugin.protocols import Change, SyncStatus
 
 from .conftest import Rig, make_node, message_name
@@ -52,6 +53,17 @@ async def test_status_is_everything_about_the_engine(rig: Rig) -> None:
     assert (status["node"], status["profile"], status["ready"]) == ("node-a", "fakes", True)
     assert status["datastore"] == "in-sync"
     assert [plugin["name"] for plugin in status["plugins"]] == ["sets", "rules", "routes"]
+
+
+async def test_text_that_is_no_unicode_does_not_take_status_away(rig: Rig) -> None:
+    engine = await rig.start()
+    engine.warnings.append(PluginWarning(plugin="sets", message="file \udcff: bad", time=""))
+
+    async with control(rig) as session:
+        code, status = await get(session, "/status")
+
+    assert code == 200
+    assert status["warnings"][0]["message"] == "file ?: bad"
 
 
 async def test_dumps(rig: Rig) -> None:

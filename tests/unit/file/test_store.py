@@ -583,3 +583,43 @@ async def test_key_that_nobody_holds(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="missing"):
         await store.put(WEB)
     assert not (tmp_path / "missing").exists()
+
+
+NO_TEXT = {
+    "half a character": b'{"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": "x", '
+    b'"annotations": {"a": "\\ud83d"}}}',
+    "not a number": b'{"apiVersion": "projectcalico.org/v3", "kind": "Tier", "metadata": {"name": "x"}, '
+    b'"spec": {"order": NaN}}',
+    "depth": b"[" * 100_000,
+    "digits": b"[" + b"9" * 5000 + b"]",
+    "utf-16": "kind: Tier".encode("utf-16"),
+    "cut": b'{"kind": "Tier",',
+}
+SENTENCES = {
+    "half a character": "the text holds characters that are no Unicode text",
+    "not a number": "NaN is not a number that JSON allows",
+    "depth": "lists and mappings nest too deep",
+    "digits": "a number has too many digits",
+    "utf-16": "line 1: not UTF-8 text (byte 0xff)",
+    "cut": "line 1: not JSON: Expecting property name enclosed in double quotes",
+}
+
+
+@pytest.mark.parametrize("name", sorted(NO_TEXT))
+async def test_text_that_no_resource_can_be_made_of(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "web.yaml", WEB)
+    (tmp_path / "bad.json").write_bytes(NO_TEXT[name])
+    async with watched(tmp_path) as it:
+        await it.until_says(WEB)
+
+        assert it.store.problems == {"bad.json": f"bad.json: {SENTENCES[name]}"}
+
+
+async def test_file_name_that_is_no_text(tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n.yaml")).write_text("42")
+    async with watched(tmp_path) as it:
+        await it.until_reports("must be a mapping")
+
+        for subject, text in it.store.problems.items():
+            assert "\\udcff" in text
+            assert (subject + text).encode()
