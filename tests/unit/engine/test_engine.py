@@ -21,7 +21,7 @@ from calico_engine.errors import (
     KernelUnsupportedError,
     UnavailableError,
 )
-from calico_engine.messages import ConfigUpdate
+from calico_engine.messages import Batch, ConfigUpdate, NodeUpdate
 from calico_engine.model.resource import ResourceKey
 from calico_engine.plugin.protocols import ApplyResult, SyncStatus, Update
 
@@ -299,6 +299,38 @@ async def test_an_apply_under_way_ends_before_the_engine_does(rig: Rig) -> None:
     assert ended == [True]
 
 
+async def test_a_batch_that_comes_within_a_pass_waits_for_its_end(rig: Rig) -> None:
+    # Rules told of it now would be written before the sets they look up.
+    await rig.start()
+    entered, go_on = asyncio.Event(), asyncio.Event()
+    sets, rules = rig.fakes.dataplane("sets"), rig.fakes.dataplane("rules")
+    apply, seen = sets.apply, []
+
+    async def slow() -> ApplyResult:
+        result = await apply()
+        if not entered.is_set():
+            entered.set()
+            await go_on.wait()
+            seen.append(len(rules.batches))
+        return result
+
+    sets.apply = slow  # type: ignore[method-assign]
+    rig.engine.request_apply("test")
+    await entered.wait()
+    before = len(rules.batches)
+    assert rig.engine.applier is not None
+
+    rig.engine.applier.on_batch(
+        Batch(revision=9, in_sync=True, messages=(NodeUpdate(node="late", ipv4_address="192.0.2.9"),))
+    )
+    go_on.set()
+    await rig.engine.wait_applied(5)
+
+    assert seen == [before]
+    assert len(rules.batches) == before + 1
+    assert "NodeUpdate:late" in {name for kernel in rig.fakes.kernels.values() for name in kernel.names()}
+
+
 async def test_waiting_for_an_engine_that_stops_is_told_so(rig: Rig) -> None:
     rig.fakes.hold_sync = True
     engine = rig.begin()
@@ -429,6 +461,7 @@ async def test_a_slow_apply_is_a_failure(rig: Rig) -> None:
         return await never.wait()
 
     rig.fakes.dataplane("rules").apply = hang  # type: ignore[method-assign,assignment]
+    rig.engine.request_apply("test")  # the first one may be over
 
     await rig.until(lambda: any(isinstance(event, PluginFailed) for event in rig.events))
 
