@@ -71,6 +71,8 @@ class Applier:
         self._throttle = Throttle(options.apply_burst, options.apply_refill_per_s, self._loop.time())
         self._woken = asyncio.Event()
         self._dirty: set[str] = set()
+        # Batches that came while a pass was under way.
+        self._arrived: list[Batch] = []
         self._waiters: list[asyncio.Future[list[ApplyResult]]] = []
         self._planners: list[asyncio.Future[dict[str, list[Change]]]] = []
         self._held = False
@@ -91,7 +93,7 @@ class Applier:
     @property
     def idle(self) -> bool:
         """Nothing asked for, nothing under way."""
-        return not self._dirty and self.applying_since_s is None
+        return not self._dirty and not self._arrived and self.applying_since_s is None
 
     def hold(self) -> None:
         """No pass until `release`: something that plugins need is not known yet."""
@@ -106,7 +108,17 @@ class Applier:
         return self._world.in_sync and not self._held and not self._finishing
 
     def on_batch(self, batch: Batch) -> None:
-        """Hand a batch to every plugin; one that raises is made anew before its next apply."""
+        """Hand a batch to every plugin, at the end of the pass when one is under way.
+
+        All plugins of a pass work from one state: rules of a later one would look up sets that are not written yet.
+        """
+        if self.applying_since_s is None:
+            self._hand_over(batch)
+        else:
+            self._arrived.append(batch)
+
+    def _hand_over(self, batch: Batch) -> None:
+        """Tell every plugin; one that raises is made anew before its next apply."""
         begins = batch.in_sync and not self._world.in_sync
         self._world.apply(batch)
         for member in self.members.values():
@@ -237,6 +249,9 @@ class Applier:
                     results.append(result)
         finally:
             self.applying_since_s = None
+            arrived, self._arrived = self._arrived, []
+            for batch in arrived:
+                self._hand_over(batch)
             self._quiet.set()
             for waiter in waiters:
                 if not waiter.done():

@@ -336,8 +336,9 @@ class IpsetDataplane:
 
     async def prune(self) -> ApplyResult:
         unwanted = self._unwanted() if self._state.in_sync else []
-        if not unwanted or self._clock() < self._busy_until_s:
-            return ApplyResult(plugin=self._context.name)
+        waits_s = self._busy_until_s - self._clock()
+        if not unwanted or waits_s > 0:
+            return ApplyResult(plugin=self._context.name, resync_after_s=waits_s if unwanted else None)
         destroyed, busy = await tool.destroy(unwanted)
         self._present -= set(destroyed)
         for set_id, known in self._sets.items():
