@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from calico_engine.errors import CalicoEngineError, ConfigError, UnavailableError, ValidationError
-from calico_engine.lab.control import ask_engine, ask_holder, engine_state
+from calico_engine.lab.control import EngineState, ask_engine, ask_holder, engine_state
 from calico_engine.lab.entering import Holder
 from calico_engine.lab.expectation import describe_difference, expected_messages
 from calico_engine.lab.paths import LabPaths, lab_paths, make_base
@@ -71,6 +71,7 @@ class Lab:
         self._base = base
         self.paths: LabPaths = lab_paths(name, base)
         self._process: subprocess.Popen[bytes] | None = None
+        self._read: dict[Path, tuple[bytes, tuple[Resource, ...]]] = {}
 
     # Life
 
@@ -171,10 +172,16 @@ class Lab:
     def resources(self) -> list[Resource]:
         """Return the resources in the lab's manifests; what cannot be read is left out, as the engines leave it."""
         found: dict[str, Resource] = {}
+        # A thousand policies take a second to parse: only what has changed is parsed anew.
+        known, self._read = self._read, {}
         for path in _manifest_files(self.paths.manifests):
-            for resource in load_each(path.read_bytes()):
-                if not isinstance(resource, ValidationError):
-                    found[str(resource.key)] = resource
+            data = path.read_bytes()
+            before = known.get(path)
+            if before is None or before[0] != data:
+                loaded = [r for r in load_each(data) if not isinstance(r, ValidationError)]
+                before = (data, tuple(loaded))
+            self._read[path] = before
+            found |= {str(resource.key): resource for resource in before[1]}
         return list(found.values())
 
     def holder(self, request: dict[str, object]) -> dict[str, object]:
@@ -233,11 +240,14 @@ class Lab:
         for node in self.plan().nodes:
             progress(f"waiting for the engine of {node.name}")
             expected = expected_messages(node.name, resources)
+            asked_s = time.monotonic()
             while why := self._why_not_settled(node.name, expected):
                 self._check_engine(node.name, why)
                 if time.monotonic() > end_s:
                     raise UnavailableError(f"lab {self.name}: {node.name} is not there yet: {why}")
-                time.sleep(_POLL_S)
+                # An engine of thousands of policies takes long to say what it knows: leave it time to work, too.
+                time.sleep(max(_POLL_S, 2 * (time.monotonic() - asked_s)))
+                asked_s = time.monotonic()
 
     def engines(self) -> dict[str, EngineSummary]:
         """Return how the engine of every node is. Raises: UnavailableError when the lab has no holder."""
@@ -263,6 +273,9 @@ class Lab:
 
     def _why_not_settled(self, node: str, expected: frozenset[str]) -> str:
         try:
+            # The cheap question first: what an engine knows is worth asking once it is done.
+            if applying := _still_applying(engine_state(self.paths.engine_socket(node))):
+                return applying
             difference = describe_difference(expected, self.engine(node, "/dump?what=state"))
             if difference:
                 return difference
@@ -270,8 +283,8 @@ class Lab:
         except UnavailableError as error:
             return str(error)
         down = sorted(key for key, status in state.endpoints.items() if status != "up")
-        if not state.ready or not state.settled:
-            return f"its engine is still applying; problems: {'; '.join(state.problems.values()) or 'none'}"
+        if applying := _still_applying(state):
+            return applying
         return f"endpoints not up: {', '.join(down)}" if down and self._has_pods(down) else ""
 
     def _has_pods(self, keys: Sequence[str]) -> bool:
@@ -359,6 +372,13 @@ class Lab:
     def _remove_files(self) -> None:
         if self.paths.root.exists():
             shutil.rmtree(self.paths.root)
+
+
+def _still_applying(state: EngineState) -> str:
+    """Say that an engine is not done; "" when it is."""
+    if state.ready and state.settled:
+        return ""
+    return f"its engine is still applying; problems: {'; '.join(state.problems.values()) or 'none'}"
 
 
 class LabBrokenError(CalicoEngineError):
