@@ -39,9 +39,9 @@ def test_killed_engine_opens_nothing_and_leaves_nothing(backend: str, tmp_path: 
     seen = report.sighting
     assert seen is not None
     assert seen.leaks == ()
-    # The sentry is awake: denied packets were sent, and what is allowed arrives.
+    # The sentry is awake: denied packets were sent, and what is allowed arrives, whoever is dead.
     assert seen.denied_sent > 1000
-    assert seen.lost < seen.allowed_sent / 2
+    assert seen.lost < seen.allowed_sent / 100
     assert seen.broken == 0
     assert list(tmp_path.iterdir()) == []
 

@@ -28,6 +28,7 @@ def cleanup(profile: str, overrides: tuple[str, ...], run_dir: str, yes: bool, o
     """Remove everything that an engine of this profile left in the kernel: rules, sets, routes.
 
     Policy is no longer enforced after that, and endpoints lose their connection. Refused while an engine runs.
+    Lock files in the run directory stay, and kernel parameters (sysctls) as they are.
 
     JSON: {"removed": {PLUGIN: number}, "errors": {PLUGIN: text}}
     """
