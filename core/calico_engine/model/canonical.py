@@ -17,6 +17,10 @@ _PROTOCOL_BY_LOWER = {name.lower(): name for name in PROTOCOL_NAMES}
 
 _OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _PLAIN_IPV4 = re.compile(rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}(/32)?")
+_PLAIN_IPV4_NETWORK = re.compile(
+    r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\." * 3
+    + r"(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])/(3[0-2]|[12][0-9]|[0-9])"
+)
 _NETWORK_TEXT = re.compile(r"[0-9a-fA-F:.]+(?:/(0|[1-9][0-9]{0,2}))?")
 _PORT_NUMBER = re.compile(r"[0-9]{1,5}")
 _PORT_RANGE = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
@@ -60,7 +64,18 @@ def canonical_network(text: str) -> str:
     plain = _PLAIN_IPV4.fullmatch(text)
     if plain is not None:
         return text if plain[1] else text + "/32"
+    if _is_plain_network(text):
+        return text
     return str(parse_network(text))
+
+
+def _is_plain_network(text: str) -> bool:
+    """Return whether a text is an IPv4 network in canonical form. Network sets hold them by the ten thousand."""
+    plain = _PLAIN_IPV4_NETWORK.fullmatch(text)
+    if plain is None:
+        return False
+    a, b, c, d, length = map(int, plain.groups())
+    return not (a << 24 | b << 16 | c << 8 | d) & (0xFFFFFFFF >> length)
 
 
 def is_plain_host(text: str) -> bool:
@@ -74,6 +89,8 @@ def mask_network(text: str) -> str:
 
     Raises: ValueError.
     """
+    if _is_plain_network(text):
+        return text
     if _NETWORK_TEXT.fullmatch(text) is None:
         return canonical_network(text)
     try:

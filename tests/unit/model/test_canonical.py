@@ -1,6 +1,10 @@
 """One spelling for addresses, networks, ports, protocols, AS numbers and MACs."""
 
+import ipaddress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from calico_engine.model import (
     PortRange,
@@ -52,6 +56,26 @@ def test_host_bits_are_refused_with_the_right_network() -> None:
         ValueError, match=r"10\.1\.2\.3/8 has bits set to the right of its mask; write 10\.0\.0\.0/8"
     ):
         canonical_network("10.1.2.3/8")
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 33), st.booleans())
+def test_the_short_way_for_ipv4_is_the_librarys(number: int, length: int, masked: bool) -> None:
+    if masked and length <= 32:
+        number &= ~(0xFFFFFFFF >> length)
+    text = f"{ipaddress.IPv4Address(number)}/{length}"
+    try:
+        expected = str(ipaddress.ip_network(text))
+        loose = expected
+    except ValueError:
+        expected = ""
+        loose = str(ipaddress.ip_network(text, strict=False)) if length <= 32 else ""
+
+    for function, wanted in ((canonical_network, expected), (mask_network, loose)):
+        try:
+            found = function(text)
+        except ValueError:
+            found = ""
+        assert found == wanted
 
 
 def test_masking_clears_host_bits() -> None:
