@@ -11,7 +11,7 @@ from cffi import FFI
 
 NATIVE = Path(__file__).resolve().parent
 HEADER = NATIVE / "include" / "ce_fastpath.h"
-SOURCES = ("sort_rows.c", "diff_rows.c", "longest_prefix.c")
+SOURCES = ("sort_rows.c", "diff_rows.c", "longest_prefix.c", "encode_set.c", "parse_set.c")
 
 
 def read_declarations() -> str:

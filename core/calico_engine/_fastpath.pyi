@@ -26,6 +26,22 @@ class _Lib:
         address_size: int,
         rows: object,
     ) -> int: ...
+    def ce_encode_set_members(
+        self,
+        head: object,
+        head_size: int,
+        rows: object,
+        n_rows: int,
+        per_message: int,
+        messages: object,
+        room: int,
+        ends: object,
+        n_ends: int,
+        counts: object,
+    ) -> int: ...
+    def ce_parse_set_dump(
+        self, dump: object, length: int, rows: object, n_rows_max: int, n_rows: object
+    ) -> int: ...
 
 ffi: FFI
 lib: _Lib

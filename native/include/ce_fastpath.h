@@ -36,6 +36,27 @@ int ce_diff_rows(const uint8_t *desired, size_t n_desired, const uint8_t *actual
 int ce_longest_prefix(const uint8_t *prefixes, size_t n_prefixes, const uint8_t *addresses,
                       size_t n_addresses, size_t address_size, int32_t *rows);
 
+/* Members of a kernel set as the kernel's messages. Row form: core/calico_engine/fastpath/set_messages.py.
+ * head: what begins each message, head_size bytes, a multiple of 4 and at least 20; its length is
+ * filled in, its sequence number counts up. rows: n_rows x 21 bytes.
+ * messages: room bytes; n_rows x 52, and head_size + 4 for each message, are always enough.
+ * ends: n_ends places, one for each message; after how many rows it ends.
+ * counts: 2 places, the bytes and the messages written.
+ * -EINVAL: head_size or per_message is not as said, or a row is none;
+ * -ENOSPC: room or n_ends is too small; -EOVERFLOW: n_rows x 52 does not fit size_t, or n_rows not
+ * uint32_t. */
+int ce_encode_set_members(const uint8_t *head, size_t head_size, const uint8_t *rows, size_t n_rows,
+                          size_t per_message, uint8_t *messages, size_t room, uint32_t *ends,
+                          size_t n_ends, size_t *counts);
+
+/* The members in a dump of one set, as rows, in the dump's order.
+ * dump: length bytes, the kernel's messages back to back, not trusted. rows: room for n_rows_max
+ * rows; length / 16 are always enough. n_rows: 1 place.
+ * -EINVAL: a message or attribute is cut off, or a member is no row; -ENOSPC: n_rows_max is too
+ * small; -EOVERFLOW: n_rows_max x 21 does not fit size_t. */
+int ce_parse_set_dump(const uint8_t *dump, size_t length, uint8_t *rows, size_t n_rows_max,
+                      size_t *n_rows);
+
 /* cffi: end */
 
 /* 0 when n x size fits size_t, else -EOVERFLOW. */

@@ -2,20 +2,13 @@
  * Every buffer is malloc'ed to its exact length, so one byte too far is an error.
  * Equality with the Python twin is tested in tests/property/fastpath. */
 #include "ce_fastpath.h"
+#include "check.h"
 
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(condition)                                                                           \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition);              \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static uint32_t state = 1;
 
@@ -25,15 +18,6 @@ static uint32_t next_random(void)
     state ^= state >> 17;
     state ^= state << 5;
     return state;
-}
-
-/* Exactly length bytes: malloc(0) may be NULL, and NULL is what an empty buffer may be. */
-static uint8_t *new_bytes(size_t length)
-{
-    uint8_t *bytes = malloc(length);
-
-    CHECK(bytes != NULL || length == 0);
-    return bytes;
 }
 
 /* Few values, so keys collide often. */

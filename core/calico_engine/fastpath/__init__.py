@@ -2,13 +2,14 @@
 
 Pure but for one reading of CALICO_ENGINE_FASTPATH at import: `pure` or `native` forces a backend
 (native then fails with ImportError where it was not built), unset takes native if it is there. Both
-give equal results; pure.py is the specification.
+give equal results; pure.py and set_messages.py are the specification.
 """
 
 import os
 from typing import Literal
 
-from calico_engine.fastpath import pure
+from calico_engine.fastpath import pure, set_messages
+from calico_engine.fastpath.set_messages import SET_ROW_SIZE
 
 Backend = Literal["native", "pure"]
 
@@ -30,9 +31,16 @@ def _choose(forced: str | None) -> Backend:
 _BACKEND: Backend = _choose(os.environ.get("CALICO_ENGINE_FASTPATH"))
 
 if _BACKEND == "native":
-    from calico_engine.fastpath.native import diff_rows, longest_prefix, sort_rows
+    from calico_engine.fastpath.native import (
+        diff_rows,
+        encode_set_members,
+        longest_prefix,
+        parse_set_dump,
+        sort_rows,
+    )
 else:
     from calico_engine.fastpath.pure import diff_rows, longest_prefix, sort_rows
+    from calico_engine.fastpath.set_messages import encode_set_members, parse_set_dump
 
 
 def backend() -> Backend:
@@ -40,4 +48,15 @@ def backend() -> Backend:
     return _BACKEND
 
 
-__all__ = ["Backend", "backend", "diff_rows", "longest_prefix", "pure", "sort_rows"]
+__all__ = [
+    "SET_ROW_SIZE",
+    "Backend",
+    "backend",
+    "diff_rows",
+    "encode_set_members",
+    "longest_prefix",
+    "parse_set_dump",
+    "pure",
+    "set_messages",
+    "sort_rows",
+]

@@ -1,4 +1,4 @@
-"""The fast path through the C extension; same contract as pure.py, function by function.
+"""The fast path through the C extension; same contract as pure.py and set_messages.py, function by function.
 
 Pure. Importing this module fails with ImportError where the extension was not built.
 """
@@ -6,7 +6,9 @@ Pure. Importing this module fails with ImportError where the extension was not b
 from collections.abc import Sequence
 
 from calico_engine._fastpath import ffi, lib
+from calico_engine.fastpath import set_messages
 from calico_engine.fastpath.pure import check_address_size, check_key_size, check_rows
+from calico_engine.fastpath.set_messages import SET_ROW_SIZE
 
 _EINVAL = 22
 
@@ -59,6 +61,40 @@ def longest_prefix(prefixes: bytes, addresses: bytes, address_size: int) -> Sequ
     )
     _check(code, "prefixes: not sorted, one twice, too long, or with host bits set")
     return list(rows)
+
+
+def encode_set_members(head: bytes, rows: bytes, per_message: int) -> tuple[bytes, Sequence[int]]:
+    """Return messages back to back that carry the rows as members, and after how many rows each of them ends.
+
+    Raises: ValueError for a row that is none.
+    """
+    n_rows = check_rows("rows", rows, SET_ROW_SIZE)
+    set_messages.check_head(head)
+    set_messages.check_per_message(per_message)
+    fewest = min(per_message, set_messages.LARGEST_ADT // set_messages.LARGEST_MEMBER)
+    most_messages = -(-n_rows // fewest)
+    messages = bytearray(n_rows * set_messages.LARGEST_MEMBER + most_messages * (len(head) + 4))
+    ends = ffi.new("uint32_t[]", most_messages)
+    counts = ffi.new("size_t[2]")
+    code = lib.ce_encode_set_members(
+        *(_view(head), len(head), _view(rows), n_rows, min(per_message, n_rows or 1)),
+        *(_view(messages), len(messages), ends, most_messages, counts),
+    )
+    _check(code, set_messages.BAD_ROWS)
+    return bytes(memoryview(messages)[: counts[0]]), list(ends[0 : counts[1]])
+
+
+def parse_set_dump(dump: bytes) -> bytes:
+    """Return the members in a dump of one set as rows, in the dump's order.
+
+    Raises: ValueError when a message or attribute is cut off, or a member is no row.
+    """
+    n_rows_max = len(dump) // set_messages.SMALLEST_MEMBER
+    rows = bytearray(n_rows_max * SET_ROW_SIZE)
+    n_rows = ffi.new("size_t *")
+    code = lib.ce_parse_set_dump(_view(dump), len(dump), _view(rows), n_rows_max, n_rows)
+    _check(code, set_messages.BAD_DUMP)
+    return bytes(memoryview(rows)[: n_rows[0] * SET_ROW_SIZE])
 
 
 def _view(buffer: bytes | bytearray) -> object:

@@ -136,3 +136,16 @@ def test_c_tests_pass_under_sanitizers(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "7 passed under ASan and UBSan" in done.stdout
+    assert "5 passed under ASan and UBSan" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on this machine")
+def test_parsers_of_kernel_bytes_survive_damaged_input(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "-C", str(NATIVE_SOURCES), "fuzz", f"BUILD={tmp_path}", "FUZZ_SECONDS=1"],
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "inputs, no error" in done.stdout
