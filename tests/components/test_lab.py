@@ -328,6 +328,39 @@ def test_manifests_that_are_wrong_are_refused_before_anything_is_made(base: Path
     refused.down()
 
 
+CHROOT = """
+root=$1; shift
+for entry in /*; do
+    if [ -L "$entry" ]; then cp -P "$entry" "$root"
+    elif [ -d "$entry" ]; then mkdir "$root$entry" && mount --rbind "$entry" "$root$entry"
+    fi
+done
+exec chroot "$root" "$@"
+"""
+
+
+@pytest.mark.kernel
+def test_lab_within_a_chroot(tmp_path: Path) -> None:
+    root, labs = tmp_path / "root", tmp_path / "labs"
+    root.mkdir()
+    lab = f"{sys.executable} -m calico_engine.cli lab"
+    script = f"""
+export CALICO_ENGINE_LAB_DIR={labs} CALICO_ENGINE_LAB_USERNS=0
+{lab} up --nodes 1 && {lab} exec node1 -- ls {sys.executable} && {lab} probe; code=$?
+{lab} down && exit $code
+"""
+
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", CHROOT, "sh", root, "sh", "-c", script],
+        text=True,
+        capture_output=True,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sys.executable in done.stdout.splitlines()
+    assert processes_of(labs) == []
+
+
 @pytest.mark.kernel
 def test_machine_has_nothing_of_the_labs(base: Path) -> None:
     before = (

@@ -7,6 +7,7 @@ run directories of several nodes never meet. All of this needs a process with a 
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -49,7 +50,16 @@ def mount(source: str, target: str | os.PathLike[str], kind: str = "", flags: in
 def privatise_mounts() -> None:
     """Give this process mounts of its own that show nothing outside. Raises: KernelError."""
     unshare_namespaces(CLONE_NEWNS)
-    mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    try:
+        mount("none", "/", flags=MS_REC | MS_PRIVATE)
+    except KernelError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # In a chroot "/" need not be the root of a mount: make it one. What is mounted over "/" is found at "/..".
+        mount("/", "/", flags=MS_BIND | MS_REC)
+        os.chroot("/..")
+        os.chdir("/")
+        mount("none", "/", flags=MS_REC | MS_PRIVATE)
 
 
 def mount_run(state: Path, place: str) -> None:
@@ -113,9 +123,14 @@ class Holder:
                 raise KernelError(
                     f"open {path}", error.strerror or str(error), errno=error.errno or 0
                 ) from error
+        # Entering mounts leads to their root, which is not the holder's when the lab was made in a chroot.
+        root = os.open(f"/proc/{self.inner}/root", os.O_PATH | os.O_CLOEXEC)
         for descriptor, kind in descriptors:
             enter_namespace(descriptor, kind)
             os.close(descriptor)
+        os.fchdir(root)
+        os.chroot(".")
+        os.close(root)
 
 
 def end_with_parent() -> None:
