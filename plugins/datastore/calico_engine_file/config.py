@@ -23,7 +23,7 @@ class FileConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_file_bytes: int = 64 * 1024 * 1024
     """A larger file is refused, and reported."""
     debounce_ms: int = 15
-    """Wait this long after a file was closed or renamed into place before reading it."""
+    """Wait this long after a file was closed or renamed into place before reading it, when others changed just now."""
     unfinished_ms: int = 1000
     """Wait this long for a file that was written to and not closed."""
     vanished_ms: int = 250

@@ -1,8 +1,8 @@
 """Learn which files changed: inotify through watchdog, and a slow look at everything beside it or instead of it.
 
-Events arrive on watchdog's thread and are only noted. A file is due for reading shortly after its writer closed it or
-renamed it into place; a file written to and not closed, and a file that vanished, get more time, because that is what
-an editor's save looks like half-way.
+Events arrive on watchdog's thread and are only noted. A file is due for reading once its writer closed it or renamed it
+into place: the first at once, those that follow closely a little later and together. A file written to and not closed,
+and a file that vanished, get more time, because that is what an editor's save looks like half-way.
 """
 
 from __future__ import annotations
@@ -56,11 +56,18 @@ class Agenda:
         self._lock = threading.Lock()
         self._due_s: dict[str, tuple[float, float]] = {}
         self._everything_due_s: float | None = None
+        self._noted_s = float("-inf")
         self._event = asyncio.Event()
         self._woken = False
 
     def note_written(self, path: str) -> None:
         self._note(path, self._config.debounce_ms)
+
+    def note_complete(self, path: str) -> None:
+        """A whole file stands under its name: due at once, unless it is one of several that change now."""
+        with self._lock:
+            quiet = time.monotonic() - self._noted_s > self._config.debounce_ms / 1000
+        self._note(path, 0 if quiet else self._config.debounce_ms)
 
     def note_unfinished(self, path: str) -> None:
         self._note(path, self._config.unfinished_ms)
@@ -78,7 +85,8 @@ class Agenda:
     def note_everything(self) -> None:
         """A directory came, went or moved: look at the whole tree."""
         with self._lock:
-            self._everything_due_s = time.monotonic() + self._config.debounce_ms / 1000
+            self._noted_s = time.monotonic()
+            self._everything_due_s = self._noted_s + self._config.debounce_ms / 1000
         self._signal()
 
     def wake(self) -> None:
@@ -97,6 +105,7 @@ class Agenda:
             _, first_s = self._due_s.get(path, (0.0, now_s))
             due_s = min(now_s + wait_ms / 1000, first_s + max(_LONGEST_WAIT_S, wait_ms / 1000))
             self._due_s[path] = (due_s, first_s)
+            self._noted_s = now_s
         self._signal()
 
     async def wait(self, timeout_s: float) -> None:
@@ -184,13 +193,15 @@ class TreeWatch(FileSystemEventHandler):
         """Called on watchdog's thread."""
         if event.event_type == "modified":
             self._tell(event, str(event.src_path), Agenda.note_unfinished)
-        elif event.event_type in {"created", "closed"}:
+        elif event.event_type == "created":
             self._tell(event, str(event.src_path), Agenda.note_written)
+        elif event.event_type == "closed":
+            self._tell(event, str(event.src_path), Agenda.note_complete)
         elif event.event_type == "deleted":
             self._tell(event, str(event.src_path), Agenda.note_vanished)
         elif event.event_type == "moved":
             self._tell(event, str(event.src_path), Agenda.note_vanished)
-            self._tell(event, str(event.dest_path), Agenda.note_written)
+            self._tell(event, str(event.dest_path), Agenda.note_complete)
 
     def _tell(self, event: FileSystemEvent, path: str, note: Callable[[Agenda, str], None]) -> None:
         relative = os.path.relpath(path, self._root) if path else ""
