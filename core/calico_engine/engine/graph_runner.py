@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SLICE_UPDATES = 1000
 SLICE_S = 0.020
+_FIRST_SLICE_UPDATES = 20
 # A flush after more updates than this runs in a thread, so that health and timers go on meanwhile.
 _FLUSH_IN_THREAD_UPDATES = 1000
 
@@ -74,7 +75,8 @@ class GraphRunner:
         self._on_batch = on_batch
         self._publish = publish
         self._metrics = metrics
-        self._slice_updates = SLICE_UPDATES
+        # Few at first: how long they take shows soon.
+        self._slice_updates = _FIRST_SLICE_UPDATES
         self._unflushed = 0
         self.complete = False
         self.status = SyncStatus.WAIT_FOR_DATASTORE
@@ -121,7 +123,7 @@ class GraphRunner:
             self._metrics.count("felix_calc_graph_updates_processed", len(piece))
             if took_s > SLICE_S:
                 self._slice_updates = max(10, self._slice_updates // 2)
-            elif took_s < SLICE_S / 4:
+            elif took_s < SLICE_S / 4 and len(piece) == self._slice_updates:
                 self._slice_updates = min(SLICE_UPDATES, self._slice_updates * 2)
             await asyncio.sleep(0)
         self._unflushed += len(updates)

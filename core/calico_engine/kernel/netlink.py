@@ -87,7 +87,7 @@ class Netlink:
 
     async def routes(self, family: int, table: int) -> list[RawRoute]:
         bodies = await self._dump(rtnetlink.RTM_GETROUTE, FAMILIES[family])
-        routes = [rtnetlink.read_route(body) for body in bodies]
+        routes = [rtnetlink.read_route(body) for body in bodies if rtnetlink.is_in_table(body, table)]
         return [route for route in routes if route is not None and route.table == table]
 
     async def on_link_interface(self, address: str) -> int:

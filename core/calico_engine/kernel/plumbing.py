@@ -28,6 +28,7 @@ from calico_engine.kernel.interfaces import (
 from calico_engine.kernel.neighbours import NeighbourTable
 from calico_engine.kernel.netlink import RTPROT_CALICO, RTPROT_KERNEL, RTPROT_RA
 from calico_engine.kernel.routes import Route, RouteKey, RouteTable, RouteType, make_route, route_text
+from calico_engine.kernel.time_slice import TimeSlice
 from calico_engine.messages import (
     Batch,
     ConfigUpdate,
@@ -237,7 +238,10 @@ class EndpointPlumber:
             changes += apply_global_parameters(self._settings, self._families())
             self._globals_due = False
         failure: KernelError | None = None
+        time_slice = TimeSlice()
         for name in sorted(self._dirty_interfaces):
+            if time_slice.is_over:
+                await time_slice.give_way()
             try:
                 changes += self._configure(name)
             except KernelError as error:

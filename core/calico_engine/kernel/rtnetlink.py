@@ -37,6 +37,8 @@ _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_MULTIPATH, _
     15,
 )
 _NDA_DST, _NDA_LLADDR = 1, 2
+# What stands in rtm_table for a table whose number is too large for it.
+_RT_TABLE_UNSPEC, _RT_TABLE_COMPAT = 0, 252
 _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 _HEADER = struct.Struct("=IHHII")
@@ -180,6 +182,11 @@ def read_address(body: bytes) -> tuple[int, str]:
     index = _ADDRESS.unpack_from(body)[4]
     attributes = _attributes(body, _ADDRESS.size)
     return index, _address(attributes.get(_IFA_LOCAL)) or _address(attributes.get(_IFA_ADDRESS))
+
+
+def is_in_table(body: bytes, table: int) -> bool:
+    """Tell by the header alone, as far as it can be told, whether a route may be in a table."""
+    return body[4] in (table, _RT_TABLE_UNSPEC, _RT_TABLE_COMPAT)
 
 
 def read_route(body: bytes) -> RawRoute | None:

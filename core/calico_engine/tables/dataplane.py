@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 from calico_engine.errors import KernelError
+from calico_engine.kernel.time_slice import TimeSlice
 from calico_engine.messages import Batch
 from calico_engine.plugin.protocols import ApplyResult, Change, Notification, PluginContext
 from calico_engine.ruleset.ir import ChainKey
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 _ATTEMPTS = 4
 _BACKOFF_S = 0.02
 _MAX_CLOSED_PER_APPLY = 50
-_SLICE_S = 0.01
 _STUBBORN_RETRY_S = 30.0
 #: Fewer chains than this are spelled faster than a thread is woken.
 _INLINE_RENDER_CHAINS = 100
@@ -87,12 +87,11 @@ class TableDataplane:
 
     async def _compile(self) -> None:
         """Compile what is dirty, in slices that leave the event loop room."""
-        until_s = time.perf_counter() + _SLICE_S
+        time_slice = TimeSlice()
         for family in self._families:
             for _ in family.compile_steps():
-                if time.perf_counter() > until_s:
-                    await asyncio.sleep(0)
-                    until_s = time.perf_counter() + _SLICE_S
+                if time_slice.is_over:
+                    await time_slice.give_way()
 
     def _compile_now(self) -> None:
         for family in self._families:
