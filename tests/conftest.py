@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).resolve().parent
 ALLOWED = "allowed to be missing: "
+#: Where Debian has ip, iptables and ipset, and what a user's PATH leaves out.
+SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
 
 settings.register_profile("dev", deadline=None)
 settings.register_profile(
@@ -59,6 +61,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"
     forced = config.getoption("--fastpath")
     if forced:
         # Read when calico_engine.fastpath is imported, which is later than this.
