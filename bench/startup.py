@@ -205,9 +205,8 @@ def children_s() -> float:
 
 
 def run_start(manifests: str, run_dir: str, backend: str) -> None:
-    from calico_engine.engine import Engine
+    import calico_engine.engine  # noqa: F401  # what follows is without importing it
 
-    assert Engine
     # A process's time so far: starting Python, and the modules of the engine.
     import_ms = time.process_time() * 1000
     found = asyncio.run(start_engine(Path(manifests), Path(run_dir), backend, import_ms))
@@ -246,7 +245,8 @@ def median(starts: list[Start]) -> Start:
     """Return the medians of all figures; of the writes the most there were."""
 
     def of(field: str) -> float:
-        return statistics.median(getattr(start, field) for start in starts)
+        values: list[float] = [getattr(start, field) for start in starts]
+        return statistics.median(values)
 
     names = {name for start in starts for name in start.stages}
     return Start(
@@ -288,7 +288,9 @@ def main() -> None:
         return
     load = Load(options.policies, options.rules, options.endpoints, options.one_file)
     if not options.json:
-        print(f"{load.policies} policies of {load.rules} rules, {load.endpoints} endpoints; ms, medians of rounds")
+        print(
+            f"{load.policies} policies of {load.rules} rules, {load.endpoints} endpoints; ms, medians of rounds"
+        )
     results: dict[str, Start] = {}
     for backend in options.backend or ("nft", "legacy"):
         rounds = [run_round(load, backend) for _ in range(options.rounds)]
