@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import click
@@ -45,7 +46,7 @@ def _print_status(answer: dict[str, object]) -> None:
             "datastore": answer.get("datastore"),
             "live": _yes(answer.get("live")),
             "ready": _yes(answer.get("ready")),
-            "in force": ", ".join(f"{number} {what}" for what, number in counts.items() if number)
+            "in force": ", ".join(_counted(what, number) for what, number in counts.items() if number)
             or "nothing",
         }
     )
@@ -66,15 +67,27 @@ def _print_status(answer: dict[str, object]) -> None:
         ],
     )
     _print_endpoints(cast(dict[str, str], answer.get("endpoints", {})))
-    for key, reason in cast(dict[str, str], answer.get("rejected", {})).items():
-        # A reason that came from a manifest begins with what it is about.
-        print_fields({"rejected": reason if key in reason else f"{key}: {reason}"})
-    for subject, text in cast(dict[str, str], answer.get("problems", {})).items():
-        print_fields({"problem": text if subject.strip("#=") in text else f"{subject}: {text}"})
-    for warning in cast(list[dict[str, str]], answer.get("warnings", []))[-_WARNINGS_SHOWN:]:
-        print_fields({"warning": f"{warning['time']} {warning['plugin']}: {warning['message']}"})
+    for name, text in _troubles(answer):
+        print_fields({name: text})
     for text in cast(list[str], answer.get("notices", [])):
         print_fields({"notice": text})
+
+
+def _troubles(answer: dict[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong, each thing once: a problem of a file says which resource was rejected, and was a warning."""
+    said: list[str] = []
+    for subject, text in cast(dict[str, str], answer.get("problems", {})).items():
+        said.append(text)
+        yield "problem", text if subject.strip("#=") in text else f"{subject}: {text}"
+    told = "\n".join(said)
+    for key, reason in cast(dict[str, str], answer.get("rejected", {})).items():
+        # A reason that came from a manifest begins with what it is about.
+        text = reason if key in reason else f"{key}: {reason}"
+        if text not in told:
+            yield "rejected", text
+    warnings = [w for w in cast(list[dict[str, str]], answer.get("warnings", [])) if w["message"] not in told]
+    for warning in warnings[-_WARNINGS_SHOWN:]:
+        yield "warning", f"{warning['time']} {warning['plugin']}: {warning['message']}"
 
 
 def _print_endpoints(endpoints: dict[str, str]) -> None:
@@ -86,6 +99,14 @@ def _print_endpoints(endpoints: dict[str, str]) -> None:
     print_table(["endpoint", "status"], [[key, state] for key, state in ranked[:_ENDPOINTS_SHOWN]])
     if len(ranked) > _ENDPOINTS_SHOWN:
         click.echo(f"... and {len(ranked) - _ENDPOINTS_SHOWN} more; -o json shows all")
+
+
+def _counted(what: str, number: int) -> str:
+    """Return "1 policy" for ("policies", 1), "2 host endpoints" for ("host_endpoints", 2)."""
+    words = what.replace("_", " ")
+    if number == 1:
+        words = words[:-3] + "y" if words.endswith("ies") else words.removesuffix("s")
+    return f"{number} {words}"
 
 
 def _ago(seconds: float | None) -> str:
