@@ -13,8 +13,7 @@ import errno
 import logging
 import socket
 import struct
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 from calico_engine.ruleset.ir import Family, Hook, Layer
 from calico_engine.ruleset.names import owns_chain
@@ -35,6 +34,7 @@ _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 16 << 20
 _READ_BYTES = 1 << 18
 _READS_PER_WAKE = 64
+_OWN_PROCESSES = 256
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -51,7 +51,7 @@ class NftEvents:
         self._changed = changed
         self._socket: socket.socket | None = None
         # Process ids are reused by the kernel only much later.
-        self._own: deque[int] = deque(maxlen=256)
+        self._own: dict[int, None] = {}
         self._pending = ""
 
     def open(self) -> None:
@@ -77,7 +77,9 @@ class NftEvents:
 
     def ignore_process(self, pid: int) -> None:
         """Take what this process writes for our own."""
-        self._own.append(pid)
+        self._own[pid] = None
+        if len(self._own) > _OWN_PROCESSES:
+            del self._own[next(iter(self._own))]
 
     def close(self) -> None:
         if self._socket is not None:
@@ -102,13 +104,13 @@ class NftEvents:
 
     def feed(self, data: bytes) -> None:
         """Take in what one read of the socket gave."""
-        for kind, process, payload in _messages(data):
+        for kind, process, payload in _messages(data, self._own):
             if kind == _NEWGEN:
                 reason, self._pending = self._pending, ""
                 author = _number(payload, _GENERATION_PROCESS)
                 if reason and author not in self._own:
                     self._changed(reason)
-            elif process not in self._own and not self._pending:
+            elif not self._pending:
                 self._pending = self._relevance(kind, payload)
 
     def _relevance(self, kind: int, payload: memoryview) -> str:
@@ -124,15 +126,18 @@ class NftEvents:
         return f"chain {chain} of {table} changed" if owns_chain(chain) or chain in _BUILT_IN else ""
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, memoryview]]:
-    """Yield (message type within nftables, sender's port, what follows the netlink header)."""
+def _messages(data: bytes, own: Container[int]) -> Iterator[tuple[int, int, memoryview]]:
+    """Yield (message type within nftables, sender's port, what follows the netlink header).
+
+    Of what processes of our `own` changed, which may be thousands of messages, only the end is yielded.
+    """
     view = memoryview(data)
     offset = 0
     while offset + _HEADER.size <= len(view):
         length, kind, _, _, process = _HEADER.unpack_from(view, offset)
         if length < _HEADER.size + 4:
             return
-        if kind >> 8 == _SUBSYSTEM_NFTABLES:
+        if kind >> 8 == _SUBSYSTEM_NFTABLES and (process not in own or kind & 0xFF == _NEWGEN):
             yield kind & 0xFF, process, view[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
 
