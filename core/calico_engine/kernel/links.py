@@ -32,6 +32,8 @@ class LinkMonitor:
         self._links: dict[int, RawLink] = {}
         self._addresses: dict[int, set[str]] = {}
         self._told: dict[str, InterfaceUpdate] = {}
+        #: Names that something was said of since the last yield; None for all.
+        self._touched: set[str] | None = None
         self._woken = asyncio.Event()
         self._resync = True
         self.resyncs = 0
@@ -78,6 +80,7 @@ class LinkMonitor:
         for index, address in await self._netlink.addresses():
             addresses.setdefault(index, set()).add(address)
         self._links, self._addresses = links, addresses
+        self._touched = None
 
     def _on_events(self, events: Sequence[NetlinkEvent] | None) -> None:
         if events is None:
@@ -87,20 +90,31 @@ class LinkMonitor:
             self._note(event)
         self._woken.set()
 
+    def _touch(self, index: int) -> None:
+        link = self._links.get(index)
+        if link is not None and self._touched is not None:
+            self._touched.add(link.name)
+
     def _note(self, event: NetlinkEvent) -> None:
         match event:
             case LinkEvent(link, gone) if gone:
+                self._touch(link.index)
                 self._links.pop(link.index, None)
                 self._addresses.pop(link.index, None)
             case LinkEvent(link, _):
+                # By its old name, too: it may have been renamed.
+                self._touch(link.index)
                 self._links[link.index] = link
+                self._touch(link.index)
             case AddressEvent(index, address, gone):
+                self._touch(index)
                 known = self._addresses.setdefault(index, set())
                 (known.discard if gone else known.add)(address)
             case RouteEvent():
                 pass
 
     def _changes(self) -> list[InterfaceMessage]:
+        touched, self._touched = self._touched, set()
         now = {
             link.name: InterfaceUpdate(
                 name=link.name,
@@ -109,10 +123,12 @@ class LinkMonitor:
                 addresses=frozenset(self._addresses.get(link.index, ())),
             )
             for link in self._links.values()
+            if touched is None or link.name in touched
         }
-        messages: list[InterfaceMessage] = [
-            InterfaceRemove(name=name) for name in sorted(self._told.keys() - now)
-        ]
-        messages.extend(update for name, update in sorted(now.items()) if self._told.get(name) != update)
-        self._told = now
-        return messages
+        told = self._told.keys() if touched is None else self._told.keys() & touched
+        gone = sorted(told - now.keys())
+        changed = [update for name, update in sorted(now.items()) if self._told.get(name) != update]
+        for name in gone:
+            del self._told[name]
+        self._told.update((update.name, update) for update in changed)
+        return [*(InterfaceRemove(name=name) for name in gone), *changed]
