@@ -183,7 +183,8 @@ def _enter_and_run(
 def _run(place: str, argv: Sequence[str], environ: dict[str, str], *, is_node: bool) -> int:
     enter_place(place, is_node=is_node)
     end_with_parent()
-    environ["PATH"] = f"{environ.get('PATH', '')}:{SYSTEM_PATH}".lstrip(":")
+    # Our own program is found too, in a virtual environment that is not activated.
+    environ["PATH"] = f"{environ.get('PATH', '')}:{Path(sys.executable).parent}:{SYSTEM_PATH}".lstrip(":")
     os.environ["PATH"] = environ["PATH"]
     os.chdir("/")
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
@@ -198,7 +199,7 @@ def _exit_with(call: Callable[[], int]) -> NoReturn:
         code = call()
     except FileNotFoundError as error:
         code = 127
-        sys.stderr.write(f"{error.filename}: no such program\n")
+        sys.stderr.write(f"{Path(os.fsdecode(error.filename)).name}: no such program\n")
     except (OSError, KernelError) as error:
         sys.stderr.write(f"{error}\n")
     finally:
