@@ -104,7 +104,7 @@ class NftEvents:
 
     def feed(self, data: bytes) -> None:
         """Take in what one read of the socket gave."""
-        for kind, process, payload in _messages(data, self._own):
+        for kind, payload in _messages(data, self._own):
             if kind == _NEWGEN:
                 reason, self._pending = self._pending, ""
                 author = _number(payload, _GENERATION_PROCESS)
@@ -126,8 +126,8 @@ class NftEvents:
         return f"chain {chain} of {table} changed" if owns_chain(chain) or chain in _BUILT_IN else ""
 
 
-def _messages(data: bytes, own: Container[int]) -> Iterator[tuple[int, int, memoryview]]:
-    """Yield (message type within nftables, sender's port, what follows the netlink header).
+def _messages(data: bytes, own: Container[int]) -> Iterator[tuple[int, memoryview]]:
+    """Yield (message type within nftables, what follows the netlink header).
 
     Of what processes of our `own` changed, which may be thousands of messages, only the end is yielded.
     """
@@ -138,7 +138,7 @@ def _messages(data: bytes, own: Container[int]) -> Iterator[tuple[int, int, memo
         if length < _HEADER.size + 4:
             return
         if kind >> 8 == _SUBSYSTEM_NFTABLES and (process not in own or kind & 0xFF == _NEWGEN):
-            yield kind & 0xFF, process, view[offset + _HEADER.size : offset + length]
+            yield kind & 0xFF, view[offset + _HEADER.size : offset + length]
         offset += (length + 3) & ~3
 
 
