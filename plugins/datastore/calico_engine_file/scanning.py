@@ -6,6 +6,7 @@ to regular files inside the directory only; linked directories are not followed,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -150,13 +151,18 @@ def _attempts(root: Path, path: str, limit_bytes: int) -> Iterator[tuple[bytes |
 
 def _open(root: Path, path: str) -> int:
     """Open a file below `root` for reading; a link in its path may not lead out of `root`."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    if "/" not in path:
+        # Right below the root there is no link to follow but the file itself, and that is refused here.
+        with contextlib.suppress(OSError):
+            return os.open(f"{root}/{path}", flags)
     base = os.path.realpath(root)
     real = os.path.realpath(Path(base, path))
     if not Path(real).is_relative_to(base):
         raise RefusedError(f"{path}: the link leads out of the directory, to {real}")
     try:
         # O_NONBLOCK: opening a pipe would wait for its writer for ever.
-        return os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(real, flags)
     except FileNotFoundError:
         raise
     except OSError as error:
