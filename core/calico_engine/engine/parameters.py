@@ -1,6 +1,6 @@
 """Felix's parameters: name, form, and which field of FelixSettings each one sets.
 
-A parameter without a field is accepted and reported once as not in effect.
+A parameter without a field, or one that nothing built in uses, is accepted and reported once as not in effect.
 Source: felix/config/config_params.go; names in FelixConfiguration: api/pkg/apis/projectcalico/v3/felixconfig.go.
 """
 
@@ -13,17 +13,21 @@ from calico_engine.settings import ChainInsertMode, DenyAction, EndpointToHostAc
 
 
 class Parameter(msgspec.Struct, frozen=True):
-    """One parameter. `zero` is what `none` means; `can_be_none` false refuses `none`."""
+    """One parameter. `zero` is what `none` means; `can_be_none` false refuses `none`.
+
+    `used` false: it is parsed and handed to plugins, but none of the built-in ones looks at it.
+    """
 
     name: str
     parse: p.Parser
     field: str = ""
     zero: object = ""
     can_be_none: bool = True
+    used: bool = True
 
     @property
     def in_effect(self) -> bool:
-        return bool(self.field)
+        return bool(self.field) and self.used
 
 
 _port = p.integer(0, 65535)
@@ -86,11 +90,8 @@ _IN_EFFECT = (
     Parameter("MetadataAddr", p.parse_host, "metadata_addr"),
     _number("MetadataPort", _port, "metadata_port"),
     Parameter("IpInIpEnabled", p.parse_bool, "ip_in_ip_enabled", zero=None),
-    _number("IpInIpMtu", _count, "ip_in_ip_mtu"),
     Parameter("VXLANEnabled", p.parse_bool, "vxlan_enabled", zero=None),
     _number("VXLANPort", _port, "vxlan_port"),
-    _number("VXLANVNI", p.integer(0, 2**24 - 1), "vxlan_vni"),
-    _number("VXLANMTU", _count, "vxlan_mtu"),
     _number("DeviceRouteProtocol", p.integer(0, 255), "device_route_protocol"),
     Parameter("DeviceRouteSourceAddress", p.parse_ipv4, "device_route_source_address"),
     Parameter("DeviceRouteSourceAddressIPv6", p.parse_ipv6, "device_route_source_address_ipv6"),
@@ -98,9 +99,6 @@ _IN_EFFECT = (
     _required("IPv4NormalRoutePriority", p.integer(1, 2147483646), "ipv4_normal_route_priority"),
     _required("IPv6NormalRoutePriority", p.integer(1, 2147483646), "ipv6_normal_route_priority"),
     _required("IPForwarding", _on_off, "ip_forwarding"),
-    _required("RouteSource", p.one_of("WorkloadIPs", "CalicoIPAM"), "route_source"),
-    _seconds("NetlinkTimeoutSecs", "netlink_timeout_s"),
-    Parameter("FeatureDetectOverride", p.parse_pairs, "feature_detect_override", zero=()),
     _seconds("IptablesRefreshInterval", "iptables_refresh_interval_s"),
     _seconds("IptablesPostWriteCheckIntervalSecs", "iptables_post_write_check_interval_s"),
     _seconds("IptablesLockTimeoutSecs", "iptables_lock_timeout_s"),
@@ -111,7 +109,6 @@ _IN_EFFECT = (
     _seconds("InterfaceRefreshInterval", "interface_refresh_interval_s"),
     _seconds("DataplaneWatchdogTimeout", "dataplane_watchdog_timeout_s"),
     _seconds("ReportingIntervalSecs", "reporting_interval_s"),
-    _seconds("ReportingTTLSecs", "reporting_ttl_s"),
     _switch("EndpointReportingEnabled", "endpoint_reporting_enabled"),
     _seconds("EndpointReportingDelaySecs", "endpoint_reporting_delay_s"),
     _switch("HealthEnabled", "health_enabled"),
@@ -168,8 +165,20 @@ Variant GoGCThreshold GoMemoryLimitMB GoMaxProcs MTUIfacePattern RequireMTUFile 
 # Read by the engine before there are settings: which datastore, which node.
 _BOOTSTRAP = ("DatastoreType", "FelixHostname")
 
+# For plugins of others: in FelixSettings, and not in effect as long as the built-in ones do without.
+_FOR_PLUGINS = (
+    _number("IpInIpMtu", _count, "ip_in_ip_mtu"),
+    _number("VXLANVNI", p.integer(0, 2**24 - 1), "vxlan_vni"),
+    _number("VXLANMTU", _count, "vxlan_mtu"),
+    _required("RouteSource", p.one_of("WorkloadIPs", "CalicoIPAM"), "route_source"),
+    _seconds("NetlinkTimeoutSecs", "netlink_timeout_s"),
+    Parameter("FeatureDetectOverride", p.parse_pairs, "feature_detect_override", zero=()),
+    _seconds("ReportingTTLSecs", "reporting_ttl_s"),
+)
+
 PARAMETERS: dict[str, Parameter] = {
     **{parameter.name: parameter for parameter in _IN_EFFECT},
+    **{parameter.name: msgspec.structs.replace(parameter, used=False) for parameter in _FOR_PLUGINS},
     **{name: Parameter(name, p.parse_text) for name in (*_NOT_IN_EFFECT, *_BOOTSTRAP)},
 }
 

@@ -79,7 +79,7 @@ class SettingsResolver:
         for layer in (*self._local, *cluster):
             for name, text in layer.values.items():
                 parameter = PARAMETERS[name]
-                if not text or parameter.field in fields or not parameter.in_effect:
+                if not text or not parameter.field or parameter.field in fields:
                     continue
                 try:
                     fields[parameter.field] = _parse(parameter, text, layer.source)

@@ -32,12 +32,17 @@ class Parameter(NamedTuple):
 
 
 def global_parameters(settings: FelixSettings, families: Sequence[int]) -> Iterator[Parameter]:
-    """Yield what makes the node a router. These come first: writing all/forwarding resets every interface's."""
+    """Yield what makes the node a router, unless IPForwarding is off: a node that protects only itself is none.
+
+    These come first: writing all/forwarding resets every interface's.
+    """
+    forwards = settings.ip_forwarding == "Enabled"
     if 4 in families:
-        yield Parameter("net/ipv4/ip_forward", "1")
+        if forwards:
+            yield Parameter("net/ipv4/ip_forward", "1")
         if settings.layout is Layout.V2:
             yield Parameter(_DEFAULT_RP_FILTER, "1")
-    if 6 in families:
+    if 6 in families and forwards:
         yield Parameter("net/ipv6/conf/all/forwarding", "1", needed=False)
     yield Parameter("net/netfilter/nf_conntrack_acct", "1", needed=False)
 

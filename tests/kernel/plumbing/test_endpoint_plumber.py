@@ -95,6 +95,21 @@ def test_parameters_of_a_workload_interface(node: Any) -> None:
     node.run(scenario)
 
 
+def test_a_node_that_forwards_nothing_stays_so(node: Any) -> None:
+    async def scenario() -> None:
+        names = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+        for name in names:
+            node.sh("sh", "-c", f"echo 0 > /proc/sys/{name}")
+        plumber = EndpointPlumber(node.context(FelixSettings(ip_forwarding="Disabled")))
+
+        await node.settle(plumber)
+
+        assert [node.sysctl(name) for name in names] == ["0", "0"]
+        await plumber.close()
+
+    node.run(scenario)
+
+
 def test_layout_v2_checks_the_reverse_path(node: Any) -> None:
     async def scenario() -> None:
         node.add_veth("cali1")

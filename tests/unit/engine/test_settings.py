@@ -1,13 +1,16 @@
 """Felix's parameters: forms, layers, and what is said about wrong ones."""
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import calico_engine
 from calico_engine.engine import parsing
 from calico_engine.engine.parameters import PARAMETERS, find_parameter
 from calico_engine.engine.settings import SettingsResolver, as_text, node_name
@@ -233,6 +236,32 @@ def test_every_parameter_in_effect_sets_a_field_that_exists() -> None:
     fields = set(FelixSettings.__struct_fields__)
 
     assert {p.field for p in PARAMETERS.values() if p.in_effect} <= fields
+
+
+def test_a_parameter_is_in_effect_when_something_built_in_uses_it() -> None:
+    root = Path(calico_engine.__file__).parent
+    plugins = [Path(entry.load().__file__).parent for entry in _built_in_plugins()]
+    sources = [path for folder in (root, *plugins) for path in folder.rglob("*.py")]
+    aside = {root / "settings.py", root / "engine" / "parameters.py"}
+    text = "\n".join(
+        path.read_text() for path in sources if path not in aside and root / "testing" not in path.parents
+    )
+    read = {name for name in FelixSettings.__struct_fields__ if re.search(rf"\.{name}\b", text)}
+
+    assert {p.field for p in PARAMETERS.values() if p.in_effect} == read - {"openstack_metadata"}
+
+
+def _built_in_plugins() -> list[EntryPoint]:
+    groups = ("datastore", "dataplane", "routing")
+    found = [entry for group in groups for entry in entry_points(group=f"calico_engine.{group}")]
+    return [entry for entry in found if entry.dist is not None and entry.dist.name == "calico-engine"]
+
+
+def test_a_parameter_for_plugins_of_others_reaches_them_and_is_named(config_file: Path) -> None:
+    resolver = SettingsResolver({"VXLANVNI": "77"}, {}, config_file=config_file)
+
+    assert resolver.resolve({}, {}).vxlan_vni == 77
+    assert resolver.notices == ["the engine profile: VXLANVNI is accepted but not in effect"]
 
 
 def test_every_setting_can_be_set() -> None:
