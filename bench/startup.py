@@ -234,6 +234,8 @@ def run_round(load: Load, backend: str) -> Round:
         # Both starts in one namespace, which is gone when the shell ends.
         script = f"ip -batch {links} && {start} && echo && {start}"
         environ = dict(os.environ, XTABLES_LOCKFILE=f"{base}/xtables.lock")
+        # An installed program is not compiled anew at each start.
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)
         out = subprocess.run(
             ["unshare", "--net", "sh", "-c", script], check=True, stdout=subprocess.PIPE, env=environ
         ).stdout
