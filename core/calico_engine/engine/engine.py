@@ -39,6 +39,7 @@ from calico_engine.engine.status import EngineStatus, Health, PluginWarning
 from calico_engine.engine.tasks import TaskSet
 from calico_engine.engine.world import World
 from calico_engine.errors import ConfigError, UnavailableError
+from calico_engine.kernel import command
 from calico_engine.messages import Batch, ConfigUpdate
 from calico_engine.plugin.protocols import ApplyResult, Change, Notification
 from calico_engine.plugin.registry import PluginRegistry
@@ -114,6 +115,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         lock = RunLock(self.run_dir)
         lock.acquire()
+        unlisten = command.listen(self._program_ended)
         tasks = TaskSet(self._task_failed)
         try:
             await self._run(tasks)
@@ -123,6 +125,7 @@ class Engine:
                 await self.applier.finish(_FINISH_S)
             await tasks.cancel_all()
             await self._close_plugins()
+            unlisten()
             lock.release()
             log.info("engine stopped; the dataplane stays as it is")
         if self._failure is not None:
@@ -373,6 +376,9 @@ class Engine:
         if self.applier is None:
             raise UnavailableError("the engine is not running")
         return self.applier
+
+    def _program_ended(self, took_s: float) -> None:
+        self.metrics.observe("felix_exec_time_micros", took_s * 1e6)
 
     def _on_loop(self, call: Callable[[], object]) -> None:
         """Run `call` on the engine's loop, whatever thread this is."""

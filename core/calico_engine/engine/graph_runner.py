@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -144,10 +145,12 @@ class GraphRunner:
                 self._graph.on_updates([Update(update.key, None)])
 
     async def _flush(self) -> None:
+        began_s = time.perf_counter()
         if self._unflushed > _FLUSH_IN_THREAD_UPDATES:
             batch = await asyncio.to_thread(self._graph.flush)
         else:
             batch = self._graph.flush()
+        self._metrics.observe("felix_calc_graph_update_time_seconds", time.perf_counter() - began_s)
         self._unflushed = 0
         for error in self._graph.rejected:
             self._reject(error.key, f"{error.path}: {error.reason}" if error.path else error.reason)

@@ -58,6 +58,13 @@ class LinkFollower:
             messages = [*gone, *changed]
         if messages:
             self._metrics.observe("felix_int_dataplane_iface_msg_batch_size", len(messages))
+            moved = sum(
+                message.addresses != (known[message.name].addresses if message.name in known else ())
+                for message in messages
+                if isinstance(message, InterfaceUpdate)
+            )
+            if moved:
+                self._metrics.observe("felix_int_dataplane_addr_msg_batch_size", moved)
             self._applier.on_batch(
                 Batch(revision=self._world.revision, in_sync=self._world.in_sync, messages=tuple(messages))
             )

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import sys
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
+from typing import TextIO
 
 from calico_engine.settings import FelixSettings
 
@@ -42,8 +44,9 @@ class TextFormatter(logging.Formatter):
             f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d} "
             f"[{record.levelname}][{os.getpid()}] {where}: {record.getMessage()}"
         )
-        # A record is one line, whatever a resource's name has in it.
-        line = line.replace("\r", "\\r").replace("\n", "\\n")
+        # A record is one line, and none that moves the cursor, whatever a resource's name has in it.
+        if not line.isprintable():
+            line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -66,6 +69,31 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+class Screen(logging.StreamHandler[TextIO]):
+    """Standard error. A record that cannot be written is counted, not reported where nobody reads."""
+
+    errors = 0
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        Screen.errors += 1
+
+
+class File(WatchedFileHandler):
+    """The log file; as Screen, for a full disk."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what is left to write has no room
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        Screen.errors += 1
+
+
+def lost_records() -> int:
+    """Return how many records could not be written since the process began."""
+    return Screen.errors
+
+
 def configure(settings: FelixSettings, *, log_format: str = "text", to_file: bool = False) -> None:
     """Set up the root logger; called again it replaces what it set up before.
 
@@ -76,12 +104,12 @@ def configure(settings: FelixSettings, *, log_format: str = "text", to_file: boo
         root.removeHandler(handler)
         handler.close()
     formatter: logging.Formatter = JsonFormatter() if log_format == "json" else TextFormatter()
-    screen = logging.StreamHandler(sys.stderr)
+    screen = Screen(sys.stderr)
     _add(screen, formatter, settings.log_severity_screen)
     if to_file and settings.log_file_path:
         try:
             Path(settings.log_file_path).parent.mkdir(parents=True, exist_ok=True)
-            file = WatchedFileHandler(settings.log_file_path, encoding="utf-8", errors="backslashreplace")
+            file = File(settings.log_file_path, encoding="utf-8", errors="backslashreplace")
             _add(file, formatter, settings.log_severity_file)
         except OSError as error:
             log.warning("no log file: %s", error)

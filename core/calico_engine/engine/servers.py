@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from calico_engine.engine import control
+from calico_engine.engine import control, logs
 from calico_engine.engine.status import Health, render_health
 from calico_engine.settings import FelixSettings
 
@@ -139,6 +139,8 @@ def metrics_application(engine: Engine) -> web.Application:
     """The metrics endpoint of an engine."""
 
     async def metrics(_: web.Request) -> web.Response:
+        lost = logs.lost_records() - engine.metrics.value("felix_log_errors")
+        engine.metrics.count("felix_log_errors", lost)
         return web.Response(
             body=engine.metrics.render().encode(), headers={"Content-Type": "text/plain; version=0.0.4"}
         )

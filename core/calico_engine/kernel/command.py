@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -19,6 +20,7 @@ DEFAULT_TIMEOUT_S = 60.0
 
 #: What every program gets beside its streams, and keeps open as long as it runs, also when we are killed.
 _inherited: set[int] = set()
+_listeners: list[Callable[[float], None]] = []
 
 
 class CommandResult(msgspec.Struct, frozen=True):
@@ -32,6 +34,12 @@ class CommandResult(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         return self.stdout.decode("utf-8", "replace")
+
+
+def listen(listener: Callable[[float], None]) -> Callable[[], None]:
+    """Have a listener told of every program's time, in seconds, once it has ended. Returns how to stop that."""
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)
 
 
 def inherit(descriptor: int) -> None:
@@ -89,6 +97,7 @@ async def try_command(
         ) from error
     if on_start is not None:
         on_start(process.pid)
+    started_s = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
             stdout, stderr = await process.communicate(None if isinstance(stdin, int) else stdin)
@@ -99,6 +108,8 @@ async def try_command(
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+        for listener in _listeners:
+            listener(time.monotonic() - started_s)
     assert process.returncode is not None
     return CommandResult(tuple(argv), process.returncode, stdout, stderr.decode("utf-8", "replace"))
 

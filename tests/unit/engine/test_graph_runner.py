@@ -30,7 +30,7 @@ class SlowGraph(PassThroughGraph):
             pass
 
 
-async def feed(graph: SlowGraph, count: int) -> tuple[list[Batch], int]:
+async def feed(graph: SlowGraph, count: int, metrics: EngineMetrics | None = None) -> tuple[list[Batch], int]:
     """Feed that many updates; return the batches, and how often another task had its turn meanwhile."""
     pending = Pending()
     batches: list[Batch] = []
@@ -47,7 +47,7 @@ async def feed(graph: SlowGraph, count: int) -> tuple[list[Batch], int]:
         pending,
         on_batch=on_batch,
         publish=lambda _: None,
-        metrics=EngineMetrics(process_metrics=False),
+        metrics=metrics or EngineMetrics(process_metrics=False),
     )
     pending.add([Update(make_node(f"n{i}").key, make_node(f"n{i}")) for i in range(count)])
     pending.add_status(SyncStatus.IN_SYNC)
@@ -70,6 +70,20 @@ async def test_a_big_load_is_one_batch_of_many_slices() -> None:
     assert turns >= len(graph.slices)
     assert [len(batch.messages) for batch in batches] == [2500]
     assert batches[0].in_sync
+
+
+async def test_the_graphs_time_covers_flushes() -> None:
+    class SlowFlush(SlowGraph):
+        def flush(self) -> Batch | None:
+            time.sleep(0.05)
+            return super().flush()
+
+    metrics = EngineMetrics(process_metrics=False)
+
+    await feed(SlowFlush(0), 1, metrics)
+
+    (total,) = [line for line in metrics.render().splitlines() if "update_time_seconds_sum" in line]
+    assert float(total.split()[1]) >= 0.05
 
 
 async def test_no_slice_takes_more_than_20_ms() -> None:

@@ -267,9 +267,21 @@ def test_json_logs_are_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> 
 def test_text_logs_keep_a_hostile_name_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure(FelixSettings())
 
-    logging.getLogger("calico_engine.test").warning("policy active: %s", "a\n2026 [INFO] forged")
+    logging.getLogger("calico_engine.test").warning("policy: %s", "a\n2026 [INFO] \u2028forged\x1b[2J\r")
 
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("policy: a\\n2026 [INFO] \\u2028forged\\x1b[2J\\r")
+
+
+@pytest.mark.usefixtures("_restore_logging")
+def test_records_lost_on_a_full_disk_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(msgspec.structs.replace(FelixSettings(), log_file_path="/dev/full"), to_file=True)
+    before = logs.lost_records()
+
+    logging.getLogger("calico_engine.test").warning("lost")
+
+    assert logs.lost_records() == before + 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.usefixtures("_restore_logging")

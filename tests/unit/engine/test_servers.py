@@ -167,6 +167,25 @@ async def test_health_follows_the_engine(rig: Rig) -> None:
     assert "int_dataplane" in before[1]
 
 
+# Dashboards and alarms of Felix ask for these from the first scrape on.
+COUNTERS = (
+    "felix_calc_graph_output_events",
+    "felix_calc_graph_updates_processed",
+    "felix_int_dataplane_failures",
+    "felix_int_dataplane_messages",
+    "felix_ipset_calls",
+    "felix_ipset_errors",
+    "felix_ipset_lines_executed",
+    "felix_iptables_lines_executed",
+    "felix_iptables_restore_calls",
+    "felix_iptables_restore_errors",
+    "felix_iptables_save_calls",
+    "felix_iptables_save_errors",
+    "felix_log_errors",
+    "felix_resyncs_started",
+)
+
+
 async def test_metrics_have_the_references_names(rig: Rig) -> None:
     port = free_port()
     await rig.start(
@@ -184,6 +203,11 @@ async def test_metrics_have_the_references_names(rig: Rig) -> None:
     lines = text.splitlines()
     assert code == 200
     assert "felix_resync_state 2" in lines
+    for name in COUNTERS:
+        assert any(line.startswith(f"{name} ") for line in lines), name
+        assert f"# TYPE {name} counter" in lines
+    helps = [line for line in lines if line.startswith("# HELP felix_")]
+    assert [line for line in helps if line.split()[2] == line.split()[3]] == []
     assert "felix_cluster_num_hosts 1" in lines
     assert "felix_int_dataplane_failures 0" in lines
     assert "# TYPE felix_calc_graph_update_time_seconds summary" in lines

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from calico_engine.kernel.command import listen, try_command
+
 ENGINE = """
 import asyncio, sys
 from calico_engine.kernel.command import try_command, whole_input
@@ -23,6 +25,18 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < end_s, "not in time"
         time.sleep(0.005)
+
+
+async def test_listeners_hear_of_every_program() -> None:
+    heard: list[float] = []
+    stop = listen(heard.append)
+
+    await try_command(["sleep", "0.05"])
+    stop()
+    await try_command(["true"])
+
+    assert len(heard) == 1
+    assert 0.05 <= heard[0] < 10
 
 
 def test_program_that_outlives_a_killed_engine_reads_all_of_its_input(tmp_path: Path) -> None:
