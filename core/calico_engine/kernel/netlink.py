@@ -140,6 +140,8 @@ class Netlink:
                 await self.close()
                 raise
             if bodies is not None:
+                # The kernel answers at once, so that nobody else had a turn so far.
+                await asyncio.sleep(0)
                 return bodies
         raise KernelError(f"netlink dump {kind}", "what is dumped changes all the time", errno=errno.EAGAIN)
 

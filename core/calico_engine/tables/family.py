@@ -46,6 +46,7 @@ class FamilyTables:
         self._rules: dict[ChainKey, tuple[Rule, ...]] = {}
         self._targets: dict[ChainKey, frozenset[ChainKey]] = {}
         self._references: dict[ChainKey, int] = {}
+        self._unlinked: set[ChainKey] = set()
         self._unsettled: set[ChainKey] = set()
         self._rehash: set[ChainKey] = set()
         self._tracker: DeltaTracker[ChainKey, Hashes] = DeltaTracker()
@@ -88,9 +89,11 @@ class FamilyTables:
         self._rehash |= changed
         self._unsettled |= changed
         self._settle_hooks()
-        for key in changed:
-            rules = self.compiler.chains.get(key, ())
-            self._retarget(key, _targets(key.layer, rules))
+        self._unlinked |= changed
+        while self._unlinked:
+            key = self._unlinked.pop()
+            self._retarget(key, _targets(key.layer, self.compiler.chains.get(key, ())))
+            yield
         while self._unsettled:
             key = self._unsettled.pop()
             if self._references.get(key):
