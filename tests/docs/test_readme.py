@@ -7,6 +7,7 @@ output, "..." stands for any lines. A command ends with exit code 0 unless its c
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,9 +77,16 @@ def _targets(line: str) -> list[str]:
     return names.split() if colon and re.fullmatch(r"[a-z -]+", names) else []
 
 
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What the commands use of a clone, for an engine leaves its status in it."""
+    shutil.copytree(ROOT / "examples" / "shop", tmp_path / "examples" / "shop")
+    return tmp_path
+
+
 @pytest.mark.parametrize("command", OFFLINE, ids=[text for text, _ in OFFLINE])
-def test_command_without_root(command: Command) -> None:
-    check_run(command, run(["sh", "-c", command[0]], ROOT))
+def test_command_without_root(command: Command, clone: Path) -> None:
+    check_run(command, run(["sh", "-c", command[0]], clone))
 
 
 @pytest.mark.component("ip", "iptables", "ipset", "conntrack")
@@ -89,18 +97,20 @@ def test_demo() -> None:
 
 
 @pytest.mark.component("ip", "iptables", "ipset", "conntrack")
-def test_lab(tmp_path: Path) -> None:
+def test_lab(clone: Path) -> None:
     ups = [one for one in ALL if word(one[0]) in LAB]
     assert ups[-1][0] == "calico-engine lab down"
     try:
         for command in ups:
-            check_run(command, run(["sh", "-c", command[0]], ROOT, CALICO_ENGINE_LAB_DIR=str(tmp_path)))
+            check_run(
+                command, run(["sh", "-c", command[0]], clone, CALICO_ENGINE_LAB_DIR=str(clone / "labs"))
+            )
     finally:
-        run(["calico-engine", "lab", "down", "--all"], ROOT, CALICO_ENGINE_LAB_DIR=str(tmp_path))
+        run(["calico-engine", "lab", "down", "--all"], clone, CALICO_ENGINE_LAB_DIR=str(clone / "labs"))
 
 
 @pytest.mark.kernel(tools=("ipset", "iptables"))
-def test_commands_on_a_node() -> None:
+def test_commands_on_a_node(clone: Path) -> None:
     node = [one for one in ALL if word(one[0]) in NODE]
     assert {word(text) for text, _ in node} == set(NODE)
     # One namespace for all of them, with a /run of its own; after each output its exit code, between NULs.
@@ -108,7 +118,7 @@ def test_commands_on_a_node() -> None:
     script = "mount -t tmpfs tmpfs /run; mkdir /run/calico; ip link set lo up\n"
     script += "".join(f"{text}\n{ends}\n" for text, _ in node)
 
-    done = run(["unshare", "--net", "--mount", "sh", "-c", script], ROOT)
+    done = run(["unshare", "--net", "--mount", "sh", "-c", script], clone)
 
     assert done.returncode == 0, done.stderr
     parts = done.stdout.split("\0")
