@@ -24,6 +24,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
 
 
 BENCHES = {
+    "ipset": Bench(module="bench.ipset", short=("--rounds", "5"), full=("--rounds", "21"), needs_root=True),
     "calc_graph": Bench(
         module="bench.calc_graph",
         short=("--rounds", "1", "--scenario", "10k-endpoints-1k-netset-policies"),

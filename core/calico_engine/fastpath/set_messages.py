@@ -14,6 +14,7 @@ same text for the same bad input. Source: include/uapi/linux/netfilter/ipset/ip_
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from calico_engine.fastpath.pure import check_rows
 
@@ -90,6 +91,18 @@ def _message(head: bytes, number: int, members: list[bytes]) -> bytes:
     return header + head[16:] + _ATTRIBUTE.pack(4 + len(body), _ADT | _NLA_F_NESTED) + body
 
 
+def encode_member(row: bytes) -> bytes:
+    """Return one row as IPSET_ATTR_DATA. Raises: ValueError for a row that is none."""
+    if len(row) != SET_ROW_SIZE:
+        raise ValueError(BAD_ROWS)
+    prefix, size = _before_address(row[:2], row[18])
+    if not row[18]:
+        return prefix + row[2 : 2 + size]
+    return (
+        prefix + row[2 : 2 + size] + _ATTRIBUTE.pack(6, _PORT | _NLA_F_NET_BYTEORDER) + row[19:21] + b"\0\0"
+    )
+
+
 def _encode_members(rows: bytes) -> Iterator[bytes]:
     """Yield the rows as IPSET_ATTR_DATA. What comes before the address is the same in nearly all of them."""
     before: dict[tuple[bytes, bytes], tuple[bytes, int]] = {}
@@ -105,6 +118,7 @@ def _encode_members(rows: bytes) -> Iterator[bytes]:
             yield b"".join((prefix, address[:size], port_attribute, port, b"\0\0"))
 
 
+@lru_cache(maxsize=1024)
 def _before_address(kind: bytes, protocol: int) -> tuple[bytes, int]:
     """Return the bytes of a member before its address, and the address's size."""
     family, prefix_bits = kind[0] & ~NOMATCH, kind[1]

@@ -22,6 +22,7 @@ from typing import Literal, TypeVar
 
 from calico_engine.errors import KernelError, KernelUnsupportedError
 from calico_engine.fastpath import SET_ROW_SIZE, encode_set_members, parse_set_dump
+from calico_engine.fastpath.set_messages import encode_member
 from calico_engine.kernel import ipset_messages as wire
 from calico_engine.kernel.ipset_errors import ipset_error
 from calico_engine.kernel.ipset_messages import Attribute, Command, SetHeader
@@ -35,6 +36,9 @@ REQUEST_TIMEOUT_S = 30
 _ENCODE_AT_ONCE = 10 * MEMBERS_PER_MESSAGE
 _RECEIVE_BYTES = 1 << 16
 _LOST_ANSWERS = 3
+_NAMES_KEPT = 1000
+#: nlmsghdr and the error of an acknowledgement.
+_ANSWER = struct.Struct("=IHHIIi")
 
 _NETLINK_NETFILTER, _SOL_NETLINK, _NETLINK_CAP_ACK = 12, 270, 10
 T = TypeVar("T")
@@ -48,6 +52,7 @@ class IpsetSocket:
         self._socket: socket.socket | None = None
         self._sequence = 0
         self._revisions: dict[tuple[str, str], int] = {}
+        self._names: dict[str, bytes] = {}
         #: Held by whoever uses the socket where several threads might; `given_up` is that user's.
         self.lock = threading.Lock()
         self.given_up: threading.Event | None = None
@@ -165,9 +170,16 @@ class IpsetSocket:
     # Messages
 
     def _named(self, name: str) -> bytes:
-        if not 0 < len(name.encode()) <= wire.MAX_NAME_BYTES:
-            raise KernelError(f"ipset {name}", f"a set's name has 1 to {wire.MAX_NAME_BYTES} bytes")
-        return wire.byte(Attribute.PROTOCOL, self.protocol) + wire.text(Attribute.SETNAME, name)
+        """Return the attributes that every request about a set begins with."""
+        known = self._names.get(name)
+        if known is None:
+            if not 0 < len(name.encode()) <= wire.MAX_NAME_BYTES:
+                raise KernelError(f"ipset {name}", f"a set's name has 1 to {wire.MAX_NAME_BYTES} bytes")
+            known = wire.byte(Attribute.PROTOCOL, self.protocol) + wire.text(Attribute.SETNAME, name)
+            if len(self._names) >= _NAMES_KEPT:
+                self._names.clear()
+            self._names[name] = known
+        return known
 
     def _find_revision(self, kind: str, family: str) -> int:
         body = wire.byte(Attribute.PROTOCOL, self.protocol) + wire.text(Attribute.TYPENAME, kind)
@@ -181,34 +193,33 @@ class IpsetSocket:
     def _change(self, command: Command, name: str, rows: bytes) -> None:
         self.open()
         what = f"ipset {command.name.lower()} {name}"
+        if len(rows) == SET_ROW_SIZE:
+            self._change_one(command, name, rows, what)
+            return
         step = _ENCODE_AT_ONCE * SET_ROW_SIZE
         for start in range(0, len(rows), step):
             piece = rows[start : start + step]
             first = 0
-            for message, end in self._messages(command, name, piece, MEMBERS_PER_MESSAGE):
-                number = self._send_again(message, what)
-                if number:
-                    failed = piece[first * SET_ROW_SIZE : end * SET_ROW_SIZE]
-                    self._change_one_by_one(command, name, failed)
+            for message, end in self._messages(command, name, piece):
+                if self._send_again(message, what):
+                    # Which member it was, the kernel does not say: send each in a message of its own.
+                    for place in range(first * SET_ROW_SIZE, end * SET_ROW_SIZE, SET_ROW_SIZE):
+                        self._change_one(command, name, piece[place : place + SET_ROW_SIZE], what)
                 first = end
 
-    def _change_one_by_one(self, command: Command, name: str, rows: bytes) -> None:
-        """Find the member for which a message was refused: send each in a message of its own. Raises: KernelError."""
-        what = f"ipset {command.name.lower()} {name}"
-        for message, end in self._messages(command, name, rows, 1):
-            number = self._send_again(message, what)
-            if number:
-                member = unpack_members(rows[(end - 1) * SET_ROW_SIZE : end * SET_ROW_SIZE])[0]
-                raise ipset_error(what, number, member=member)
+    def _change_one(self, command: Command, name: str, row: bytes, what: str) -> None:
+        """Change one member. Most changes are of one: nothing here but what that takes. Raises: KernelError."""
+        body = self._named(name) + encode_member(row)
+        message = self._head(command, wire.NLM_F_REQUEST | wire.NLM_F_ACK, len(body)) + body
+        if number := self._send_again(message, what):
+            raise ipset_error(what, number, member=unpack_members(row)[0])
 
-    def _messages(
-        self, command: Command, name: str, rows: bytes, per_message: int
-    ) -> Iterator[tuple[memoryview, int]]:
+    def _messages(self, command: Command, name: str, rows: bytes) -> Iterator[tuple[memoryview, int]]:
         """Yield each message, and after how many rows it ends."""
-        # The kernel wants a line number in a message of many members, and tells it of none: members have none here.
+        # The kernel wants a line number beside many members, and tells it of the one refused if each has one, too.
         body = self._named(name) + wire.attribute(Attribute.LINENO, struct.pack("=I", 0))
         head = self._head(command, wire.NLM_F_REQUEST | wire.NLM_F_ACK, len(body)) + body
-        messages, ends = encode_set_members(head, rows, per_message)
+        messages, ends = encode_set_members(head, rows, MEMBERS_PER_MESSAGE)
         self._sequence = (self._sequence + len(ends)) & 0x7FFFFFFF
         view, offset = memoryview(messages), 0
         for end in ends:
@@ -220,7 +231,7 @@ class IpsetSocket:
         self._sequence = (self._sequence + 1) & 0x7FFFFFFF
         return wire.message_head(command, flags, self._sequence, size)
 
-    def _send_again(self, message: memoryview, what: str) -> int:
+    def _send_again(self, message: bytes | memoryview, what: str) -> int:
         """Send a message that may come twice; return the kernel's errno, 0 when done."""
         for _ in range(_LOST_ANSWERS - 1):
             try:
@@ -234,26 +245,35 @@ class IpsetSocket:
     def _ask(self, command: Command, body: bytes, what: str) -> dict[int, bytes]:
         """Send one request; return the attributes of its answer, if it has one. Raises: KernelError."""
         head = self._head(command, wire.NLM_F_REQUEST | wire.NLM_F_ACK, len(body))
-        number, answers = self._exchange(memoryview(head + body), what)
+        number, answers = self._exchange(head + body, what)
         if number:
             raise ipset_error(what, number)
         return dict(wire.read_attributes(answers[0].body[4:])) if answers else {}
 
-    def _exchange(self, message: memoryview, what: str) -> tuple[int, list[Message]]:
+    def _exchange(self, message: bytes | memoryview, what: str) -> tuple[int, list[Message]]:
         """Send a message; return the errno of its acknowledgement, and what came before that."""
         if self.given_up is not None and self.given_up.is_set():
             raise KernelError(what, "stopped before it was sent", errno=errno.ECANCELED)
+        opened = self._socket
+        assert opened is not None
         sequence = int.from_bytes(message[8:12], _BYTE_ORDER)
         answers: list[Message] = []
-        with self._guarded(what) as opened:
+        try:
             opened.send(message)
             while True:
-                for answer in read_messages(opened.recv(_RECEIVE_BYTES)):
+                data = opened.recv(_RECEIVE_BYTES)
+                if len(data) >= _ANSWER.size and not answers:
+                    length, kind, _, answered, _, number = _ANSWER.unpack_from(data)
+                    if length == len(data) and kind == wire.NLMSG_ERROR and answered == sequence:
+                        return -number, answers
+                for answer in read_messages(data):
                     if answer.sequence != sequence:
                         continue  # of a request that was given up
                     if answer.type == wire.NLMSG_ERROR:
                         return error_of(answer), answers
                     answers.append(answer)
+        except OSError as error:
+            raise self._broken(error, what) from error
 
     def _dump(self, body: bytes, what: str) -> bytes:
         """Return the messages that a request to list gives, back to back. Raises: KernelError."""
@@ -270,7 +290,9 @@ class IpsetSocket:
         # Without NLM_F_ACK old kernels say nothing when there is no such set.
         head = self._head(Command.LIST, wire.NLM_F_REQUEST | wire.NLM_F_ACK | wire.NLM_F_DUMP, len(body))
         parts: list[bytes] = []
-        with self._guarded(what) as opened:
+        opened = self._socket
+        assert opened is not None
+        try:
             opened.send(head + body)
             while True:
                 data = opened.recv(_RECEIVE_BYTES)
@@ -283,19 +305,15 @@ class IpsetSocket:
                         return b"".join([*parts, data])
                 else:
                     parts.append(data)
-
-    @contextlib.contextmanager
-    def _guarded(self, what: str) -> Iterator[socket.socket]:
-        """Yield the socket; close it when an answer may still come that would be taken for another request's."""
-        assert self._socket is not None
-        try:
-            yield self._socket
-        except BlockingIOError as error:
-            self.close()
-            raise KernelError(what, f"no answer in {REQUEST_TIMEOUT_S} s", errno=errno.ETIMEDOUT) from error
         except OSError as error:
-            self.close()
-            raise ipset_error(what, error.errno or errno.EIO) from error
+            raise self._broken(error, what) from error
+
+    def _broken(self, error: OSError, what: str) -> KernelError:
+        """Close the socket, as an answer may still come that would be taken for another request's."""
+        self.close()
+        if isinstance(error, BlockingIOError):
+            return KernelError(what, f"no answer in {REQUEST_TIMEOUT_S} s", errno=errno.ETIMEDOUT)
+        return ipset_error(what, error.errno or errno.EIO)
 
 
 async def run_ipset(ipset: IpsetSocket, work: Callable[[IpsetSocket], T], n_members: int) -> T:

@@ -90,6 +90,19 @@ def test_any_bytes_are_read_or_refused_alike(dump: bytes) -> None:
     assert outcome(native.parse_set_dump, dump) == outcome(set_messages.parse_set_dump, dump)
 
 
+@given(good_row())
+def test_one_member_is_the_same_alone(row: bytes) -> None:
+    messages, _ = set_messages.encode_set_members(HEAD, row, 1)
+
+    assert set_messages.encode_member(row) == messages[len(HEAD) + 4 :]
+
+
+@pytest.mark.parametrize("row", [b"", bytes(21), bytes([4, 33]) + bytes(19), bytes([4, 32]) + bytes(20)])
+def test_one_member_that_is_none_is_refused(row: bytes) -> None:
+    with pytest.raises(ValueError, match="rows: a family"):
+        set_messages.encode_member(row)
+
+
 @pytest.mark.parametrize("family", [4, 6])
 def test_attribute_never_grows_past_its_16_bit_length(family: int) -> None:
     rows = (
