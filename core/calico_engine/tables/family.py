@@ -50,6 +50,8 @@ class FamilyTables:
         self._unsettled: set[ChainKey] = set()
         self._rehash: set[ChainKey] = set()
         self._tracker: DeltaTracker[ChainKey, Hashes] = DeltaTracker()
+        self._chain_counts: Counter[Layer] = Counter()
+        self._rule_counts: Counter[Layer] = Counter()
         self._hooks: dict[ChainKey, HookWanted] = {}
         self._actual_hooks: dict[ChainKey, tuple[HookRule, ...]] = {}
         self._static: object = None
@@ -60,12 +62,13 @@ class FamilyTables:
 
     def measure(self) -> None:
         """Publish how many chains and rules there are."""
-        chains: Counter[Layer] = Counter()
-        rules: Counter[Layer] = Counter()
-        for key, hashes in self._tracker.desired.items():
-            chains[key.layer] += 1
-            rules[key.layer] += len(hashes)
-        self.backend.measure(chains, rules)
+        self.backend.measure(self._chain_counts, self._rule_counts)
+
+    def _count(self, key: ChainKey, hashes: Hashes | None) -> None:
+        """Note what a chain is about to hold, None when it goes: counting all at each write would cost more."""
+        before = self._tracker.desired.get(key)
+        self._chain_counts[key.layer] += (hashes is not None) - (before is not None)
+        self._rule_counts[key.layer] += len(hashes or ()) - len(before or ())
 
     # Desired state
 
@@ -101,6 +104,7 @@ class FamilyTables:
                     self._want(key)
             elif key in self._rules:
                 del self._rules[key]
+                self._count(key, None)
                 self._tracker.delete_desired(key)
                 self.quarantined.pop(key, None)
             self._rehash.discard(key)
@@ -164,7 +168,9 @@ class FamilyTables:
         elif rules is None:
             rules = stub_rules(key)
         self._rules[key] = rules
-        self._tracker.set_desired(key, self.backend.hash_rules(key.name, rules))
+        hashes = self.backend.hash_rules(key.name, rules)
+        self._count(key, hashes)
+        self._tracker.set_desired(key, hashes)
 
     def closable(self, delta: TableDelta) -> list[ChainKey]:
         """Return the chains of a delta that may be closed alone: those of policies, profiles and workloads.

@@ -36,6 +36,7 @@ class FakeBackend:
         self.hang.set()
         self.reads = 0
         self.commits = 0
+        self.measured: dict[Layer, tuple[int, int]] = {}
         self.changed: Callable[[str], None] = lambda reason: None
 
     def configure(self, settings: FelixSettings, /) -> None:
@@ -88,7 +89,8 @@ class FakeBackend:
     def watch(self, changed: Callable[[str], None], /) -> None:
         self.changed = changed
 
-    def measure(self, chains: Mapping[Layer, int], rules: Mapping[Layer, int], /) -> None: ...
+    def measure(self, chains: Mapping[Layer, int], rules: Mapping[Layer, int], /) -> None:
+        self.measured = {layer: (count, rules[layer]) for layer, count in chains.items() if count}
 
     async def clean_leftovers(self) -> int:
         return 0

@@ -59,6 +59,21 @@ async def test_only_what_changed_is_written(bench: Any) -> None:
     assert {change.action for change in result.changes} == {"~"}
 
 
+async def test_counts_of_chains_and_rules_are_those_of_the_kernel(bench: Any) -> None:
+    longer = make_policy_update("web", inbound=[DENY, ALLOW, ALLOW], outbound=[ALLOW])
+    gone = (WorkloadEndpointRemove(endpoint=ENDPOINT.endpoint), ActivePolicyRemove(policy=POLICY.policy))
+
+    for messages in (WORLD, (longer,), (POLICY,), gone, WORLD):
+        await bench.settle(*messages)
+
+        for backend in bench.backends.values():
+            held: dict[Layer, tuple[int, int]] = {}
+            for key, hashes in backend.chains.items():
+                chains, rules = held.get(key.layer, (0, 0))
+                held[key.layer] = (chains + 1, rules + len(hashes))
+            assert backend.measured == held
+
+
 async def test_restart_over_the_same_kernel_writes_nothing(bench: Any) -> None:
     await bench.settle(*WORLD)
     before = dict(bench.v4.chains)
