@@ -182,6 +182,16 @@ async def test_silent_drift_is_repaired_by_the_refresh_timer(rig: Rig) -> None:
     assert "refresh timer" in rig.fakes.dataplane("rules").invalidations
 
 
+async def test_one_plugins_short_interval_does_not_put_off_anothers(rig: Rig) -> None:
+    profile = rig.fakes.profile(
+        IptablesRefreshInterval="0.02", IpsetsRefreshInterval="0.02", RouteRefreshInterval="0.3"
+    )
+    await rig.start(profile)
+
+    await rig.until(lambda: "refresh timer" in rig.fakes.dataplane("rules").invalidations)
+    await rig.until(lambda: "refresh timer" in rig.fakes.dataplane("routes").invalidations, timeout_s=3)
+
+
 async def test_a_plugins_own_resync_time_is_kept(rig: Rig) -> None:
     await rig.start()
     rig.fakes.dataplane("sets").resync_after_s = 0.02
