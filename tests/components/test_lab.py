@@ -361,6 +361,23 @@ export CALICO_ENGINE_LAB_DIR={labs} CALICO_ENGINE_LAB_USERNS=0
     assert processes_of(labs) == []
 
 
+@pytest.mark.kernel(tools=("setpriv",))
+def test_root_that_may_not_make_namespaces_makes_a_user_namespace(tmp_path: Path) -> None:
+    labs = tmp_path / "labs"
+    lab = f"{sys.executable} -m calico_engine.cli lab"
+    script = f"{lab} up --nodes 1 && {lab} probe; code=$?; {lab} down && exit $code"
+
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin", "sh", "-c", script],
+        env={**os.environ, "CALICO_ENGINE_LAB_DIR": str(labs), "CALICO_ENGINE_LAB_USERNS": "0"},
+        text=True,
+        capture_output=True,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert processes_of(labs) == []
+
+
 @pytest.mark.kernel
 def test_machine_has_nothing_of_the_labs(base: Path) -> None:
     before = (

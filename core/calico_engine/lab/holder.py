@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import logging
@@ -32,7 +33,7 @@ from typing import NoReturn
 
 import msgspec
 
-from calico_engine.errors import CalicoEngineError
+from calico_engine.errors import CalicoEngineError, KernelError
 from calico_engine.kernel.namespaces import (
     CLONE_NEWNET,
     CLONE_NEWPID,
@@ -280,7 +281,10 @@ def _keep(root: Path, on_made: Callable[[], object]) -> int:
     try:
         _unshare_all()
     except (CalicoEngineError, OSError) as error:
-        sys.stderr.write(f"this user cannot make the lab's namespaces here: {error}\n")
+        sys.stderr.write(
+            f"this user cannot make the lab's namespaces here: {error}; a container needs --privileged, "
+            "and see docs/lab.md, Without root\n"
+        )
         return 1
     wait, go = os.pipe()
     child = os.fork()
@@ -306,8 +310,14 @@ def _keep(root: Path, on_made: Callable[[], object]) -> int:
 def _unshare_all() -> None:
     kinds = CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWUTS
     if os.geteuid() == 0 and os.environ.get("CALICO_ENGINE_LAB_USERNS") != "1":
-        unshare_namespaces(kinds)
-        return
+        try:
+            unshare_namespaces(kinds)
+        except KernelError as error:
+            # Root of a container, say: what it lacks it has in a user namespace, where it may make one.
+            if error.errno != errno.EPERM:
+                raise
+        else:
+            return
     user, group = os.geteuid(), os.getegid()
     unshare_namespaces(kinds | CLONE_NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")
