@@ -66,7 +66,13 @@ def test_endpoint_identifiers_stay_as_written() -> None:
 
 @pytest.mark.parametrize("field", ["name", "workload", "orchestrator", "node"])
 def test_endpoint_identifiers_are_required(field: str) -> None:
-    metadata: dict[str, object] = {"name": "eth0", "workload": "w", "orchestrator": "cni", "node": "n", field: ""}
+    metadata: dict[str, object] = {
+        "name": "eth0",
+        "workload": "w",
+        "orchestrator": "cni",
+        "node": "n",
+        field: "",
+    }
 
     assert error_of("workloadEndpoint", metadata).path == f"metadata.{field}"
 
