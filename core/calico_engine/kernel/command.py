@@ -82,6 +82,7 @@ async def try_command(
     the process id before any input is written.
     Raises: KernelUnsupportedError when there is no such program, KernelError after `timeout_s`.
     """
+    started_s = time.monotonic()
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,
@@ -97,7 +98,6 @@ async def try_command(
         ) from error
     if on_start is not None:
         on_start(process.pid)
-    started_s = time.monotonic()
     try:
         async with asyncio.timeout(timeout_s):
             stdout, stderr = await process.communicate(None if isinstance(stdin, int) else stdin)
