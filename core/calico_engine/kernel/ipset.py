@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
 
@@ -50,6 +51,7 @@ class IpsetSocket:
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
+        self._finalizer: weakref.finalize[[], IpsetSocket] | None = None
         self._sequence = 0
         self._revisions: dict[tuple[str, str], int] = {}
         self._names: dict[str, bytes] = {}
@@ -60,9 +62,9 @@ class IpsetSocket:
         self.protocol = 0
 
     def close(self) -> None:
-        opened, self._socket = self._socket, None
-        if opened is not None:
-            opened.close()
+        self._socket = None
+        if self._finalizer is not None:
+            self._finalizer()
 
     def open(self) -> None:
         """Open in this thread's network namespace; no error when open. Raises: KernelUnsupportedError, KernelError."""
@@ -70,11 +72,13 @@ class IpsetSocket:
             return
         hint = "load or build the kernel modules nfnetlink and ip_set"
         try:
-            self._socket = _open_socket()
+            self._socket = opened = _open_socket()
         except OSError as error:
             if error.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
                 raise KernelUnsupportedError("ipset by netlink", hint=hint) from error
             raise ipset_error("open the ipset netlink socket", error.errno or errno.EIO) from error
+        # Of a plugin that nobody closed, the socket goes with it.
+        self._finalizer = weakref.finalize(self, opened.close)
         if self.protocol:
             return
         try:

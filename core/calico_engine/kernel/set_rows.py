@@ -26,7 +26,7 @@ def pack_members(members: Iterable[str]) -> bytes:
     rows: list[bytes] = []
     for member in members:
         try:
-            if "/" in member or "," in member:
+            if "/" in member or "," in member or " " in member:
                 rows.append(_pack_long(member))
             elif ":" in member:
                 rows.append(_WHOLE_V6 + socket.inet_pton(socket.AF_INET6, member) + _NO_PORT)
@@ -40,6 +40,9 @@ def pack_members(members: Iterable[str]) -> bytes:
 
 
 def _pack_long(member: str) -> bytes:
+    member, blank, option = member.partition(" ")
+    if blank and option != "nomatch":
+        raise ValueError(option)
     place, comma, service = member.partition(",")
     address, slash, length = place.partition("/")
     family, packed = _pack_address(address)
@@ -54,6 +57,8 @@ def _pack_long(member: str) -> bytes:
         if number == 0 or prefix_bits != whole_bits:
             raise ValueError(service)
         ports = bytes([number]) + int(port).to_bytes(2, "big")
+    if option:
+        family |= set_messages.NOMATCH
     return bytes([family, prefix_bits]) + packed.ljust(16, b"\0") + ports
 
 

@@ -19,6 +19,13 @@ def ce_make_dataplane(context: PluginContext) -> Dataplane:
 
 
 @hookimpl
+def ce_config_type() -> type:
+    from calico_engine_ipset.config import IpsetConfig
+
+    return IpsetConfig
+
+
+@hookimpl
 def ce_checks() -> Sequence[Capability]:
     from calico_engine_ipset.checks import check_capabilities
 

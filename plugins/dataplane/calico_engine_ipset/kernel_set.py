@@ -77,6 +77,14 @@ class KernelSet:
         self.extra: set[str] = set()
         self.shape: SetShape | None = None
         self._special: set[str] = set()
+        # Counts the changes of desired, so that a comparison made meanwhile is known to be late.
+        self.generation = 0
+        self._rows: tuple[int, bytes] | None = None
+
+    @property
+    def rows(self) -> bytes | None:
+        """The desired members as sorted rows, if they were packed since the last change."""
+        return self._rows[1] if self._rows is not None and self._rows[0] == self.generation else None
 
     @property
     def in_sync(self) -> bool:
@@ -95,6 +103,7 @@ class KernelSet:
         self._special = wanted & _SPECIAL
         wanted = (wanted - _SPECIAL) | self._special_members()
         actual = self.actual()
+        self.generation += 1
         self.desired = wanted
         self.note_actual(actual)
 
@@ -131,6 +140,7 @@ class KernelSet:
 
     def _want_one(self, member: str) -> None:
         if member not in self.desired:
+            self.generation += 1
             self.desired.add(member)
             if member in self.extra:
                 self.extra.discard(member)
@@ -139,6 +149,7 @@ class KernelSet:
 
     def _unwant_one(self, member: str) -> None:
         if member in self.desired:
+            self.generation += 1
             self.desired.discard(member)
             if member in self.missing:
                 self.missing.discard(member)
@@ -155,6 +166,12 @@ class KernelSet:
         present = members if isinstance(members, set | frozenset) else set(members)
         self.missing = self.desired - present
         self.extra = set(present - self.desired)
+
+    def note_difference(self, rows: bytes, missing: Collection[str], extra: Collection[str]) -> None:
+        """Note by which members the kernel's set differs from the desired ones, which are these sorted rows."""
+        self._rows = (self.generation, rows)
+        self.missing = set(missing)
+        self.extra = set(extra)
 
     def note_absent(self) -> None:
         self.shape = None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from calico_engine.errors import KernelError
+from calico_engine.fastpath import SET_ROW_SIZE
 from calico_engine.messages import (
     Batch,
     IPSetDelta,
@@ -29,15 +30,18 @@ from calico_engine.ruleset.ir import Family
 from calico_engine.ruleset.names import set_name, temporary_set_name
 from calico_engine.ruleset.state import DesiredState
 from calico_engine.tables.timers import ResyncTimer
-from calico_engine_ipset import tool
+from calico_engine_ipset.config import IpsetConfig
 from calico_engine_ipset.kernel_set import KernelSet, wanted_shape
-from calico_engine_ipset.text import SavedSet, fill_text, member_lines, swap_text
+from calico_engine_ipset.saved import Comparison, RowSet, SavedSet, compare
+from calico_engine_ipset.steps import Destroy, Step, change_steps, count_lines, fill_steps, swap_steps
+from calico_engine_ipset.text import fill_text
+from calico_engine_ipset.tool import SetTool, choose_tool
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 _BACKOFF_S = 0.02
-#: Fewer members than this are spelled faster than a thread is woken.
+#: Fewer members than this are compared faster than a thread is woken.
 _INLINE_MEMBERS = 1000
 #: Sets that rules refer to are tried again. Soon at first, as the kernel may only be late: iptables-nft returns before
 #: the sets of rules it deleted are let go. Then ever less often: the rules may be somebody else's.
@@ -54,7 +58,6 @@ class _Write(msgspec.Struct):
     added: tuple[str, ...]
     deleted: tuple[str, ...]
     rewritten: bool
-    text: str = ""
 
 
 class IpsetDataplane:
@@ -62,6 +65,10 @@ class IpsetDataplane:
 
     def __init__(self, context: PluginContext, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._context = context
+        config = context.options if isinstance(context.options, IpsetConfig) else IpsetConfig()
+        self._access = config.kernel_access
+        # Found out at first use.
+        self._tool: SetTool | None = None
         self._clock = clock
         self._families = [Family(str(f)) for f in context.families if f == 4 or context.settings.ipv6_support]
         self._state = DesiredState(context.settings)
@@ -213,14 +220,11 @@ class IpsetDataplane:
     async def _commit(self, writes: Sequence[_Write]) -> None:
         if not writes:
             return
+        steps: list[Step] = [Destroy(name) for name in self._temporary_names()]
         for number, write in enumerate(writes):
-            if len(write.added) > _INLINE_MEMBERS:
-                write.text = await asyncio.to_thread(self._text, write, number)
-            else:
-                write.text = self._text(write, number)
-        leftover = "".join(f"destroy {name}\n" for name in self._temporary_names())
+            steps += self._steps(write, number)
         try:
-            await tool.restore(leftover + "".join(write.text for write in writes), self._context.metrics)
+            await (await self._reach()).run(steps, self._context.metrics)
         except BaseException:
             # Cut off in the middle, too: how far it came, only the kernel knows.
             self._timer.expire()
@@ -230,9 +234,12 @@ class IpsetDataplane:
             self._note_written(write)
         self._present -= set(self._temporary_names())
         self._measure()
-        log.info(
-            "sets written: sets=%d lines=%d", len(writes), sum(write.text.count("\n") for write in writes)
-        )
+        log.info("sets written: sets=%d lines=%d", len(writes), count_lines(steps))
+
+    async def _reach(self) -> SetTool:
+        if self._tool is None:
+            self._tool = await choose_tool(self._access)
+        return self._tool
 
     def _measure(self) -> None:
         metrics = self._context.metrics
@@ -243,19 +250,18 @@ class IpsetDataplane:
                 "felix_ipsets_calico", count, {"ip_version": f"inet{'6' if family is Family.V6 else ''}"}
             )
 
-    def _text(self, write: _Write, number: int) -> str:
+    def _steps(self, write: _Write, number: int) -> list[Step]:
         name = self._name(write.set_id)
         known = self._sets[write.set_id]
         shape = wanted_shape(known.kind, write.set_id[0], self._state.settings.max_ipset_size)
         if not write.rewritten:
-            # Deletions first: a set that is full has room then.
-            return member_lines("del", name, write.deleted) + member_lines("add", name, write.added)
+            return change_steps(name, write.added, write.deleted)
         if name not in self._present:
-            return fill_text(name, shape, write.added)
+            return fill_steps(name, shape, write.added)
         if known.shape is None or known.shape.type != shape.type or known.shape.family != shape.family:
             # Sets of two types cannot be swapped. In use by a rule, it cannot be destroyed either: then this fails.
-            return f"destroy {name}\n{fill_text(name, shape, write.added)}"
-        return swap_text(name, temporary_set_name(number, write.set_id[0]), shape, write.added)
+            return [Destroy(name), *fill_steps(name, shape, write.added)]
+        return swap_steps(name, temporary_set_name(number, write.set_id[0]), shape, write.added)
 
     def _note_written(self, write: _Write) -> None:
         self._present.add(self._name(write.set_id))
@@ -295,18 +301,41 @@ class IpsetDataplane:
     async def _read_back(self) -> None:
         self._timer.note_read()
         try:
-            found, unreadable = await tool.read_own_sets()
+            found, unreadable = await (await self._reach()).read_own_sets()
+            compared = await self._compare(found)
         except BaseException:
             self._timer.expire()
             raise
-        drifted = self._take_actual(found, unreadable)
+        drifted = self._take_actual(found, unreadable, compared)
         if drifted and self._timer.is_trusted:
             message = f"somebody else changed our sets, repairing: {', '.join(drifted[:5])}"
             log.warning("%s", message)
             self._context.notify(Notification(plugin=self._context.name, kind="drift", message=message))
         self._timer.is_trusted = True
 
-    def _take_actual(self, found: dict[str, SavedSet], unreadable: frozenset[str]) -> list[str]:
+    async def _compare(self, found: dict[str, SavedSet]) -> dict[SetId, tuple[int, Comparison | None]]:
+        """Return how our sets that came as rows differ, and of which generation of desired members that is true."""
+        jobs = [
+            (set_id, known.generation, known.rows or tuple(known.desired), saved.rows)
+            for set_id, known in self._sets.items()
+            if isinstance(saved := found.get(self._name(set_id)), RowSet)
+        ]
+
+        def work() -> dict[SetId, tuple[int, Comparison | None]]:
+            return {
+                set_id: (generation, compare(desired, rows)) for set_id, generation, desired, rows in jobs
+            }
+
+        size = sum(len(rows) for *_, rows in jobs) // SET_ROW_SIZE
+        size += sum(len(self._sets[set_id].desired) for set_id, *_ in jobs)
+        return work() if size <= _INLINE_MEMBERS else await asyncio.to_thread(work)
+
+    def _take_actual(
+        self,
+        found: dict[str, SavedSet],
+        unreadable: frozenset[str],
+        compared: dict[SetId, tuple[int, Comparison | None]],
+    ) -> list[str]:
         """Note what the kernel has; return the names of sets that are not as we left them."""
         drifted: list[str] = []
         for set_id, known in self._sets.items():
@@ -317,7 +346,11 @@ class IpsetDataplane:
                 known.note_absent()
             else:
                 known.shape = saved.shape
-                known.note_actual(saved.members)
+                generation, difference = compared.get(set_id, (-1, None))
+                if difference is not None and generation == known.generation:
+                    known.note_difference(difference.desired_rows, difference.missing, difference.extra)
+                else:
+                    known.note_actual(saved.members)
             if before != (known.shape, len(known.missing), len(known.extra)):
                 drifted.append(name)
             self._dirty.add(set_id)
@@ -339,7 +372,7 @@ class IpsetDataplane:
         waits_s = self._busy_until_s - self._clock()
         if not unwanted or waits_s > 0:
             return ApplyResult(plugin=self._context.name, resync_after_s=waits_s if unwanted else None)
-        destroyed, busy = await tool.destroy(unwanted)
+        destroyed, busy = await (await self._reach()).destroy(unwanted)
         self._present -= set(destroyed)
         for set_id, known in self._sets.items():
             if self._name(set_id) in destroyed:
@@ -365,7 +398,7 @@ class IpsetDataplane:
 
     async def plan(self) -> Sequence[Change]:
         self._compile_fixed()
-        found, unreadable = await tool.read_own_sets()
+        found, unreadable = await (await self._reach()).read_own_sets()
         changes: list[Change] = []
         wanted: set[str] = set()
         for set_id, known in sorted(self._sets.items()):
@@ -396,6 +429,7 @@ class IpsetDataplane:
 
     async def cleanup(self) -> int:
         self._timer.expire()
+        tool = await self._reach()
         destroyed, busy = await tool.destroy(await tool.own_names())
         self._present.clear()
         if busy:
@@ -406,4 +440,5 @@ class IpsetDataplane:
         return len(destroyed)
 
     async def close(self) -> None:
-        """Nothing is watched, so nothing is to be closed."""
+        if self._tool is not None:
+            self._tool.close()

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-import msgspec
-
 from calico_engine_ipset.kernel_set import SetShape, hashsize_for
+from calico_engine_ipset.saved import TextSet
 
 
-class SavedSet(msgspec.Struct, gc=False):
-    """A set as `ipset save` shows it."""
-
-    shape: SetShape
-    members: list[str]
-
-
-def parse_save(text: str) -> dict[str, SavedSet]:
+def parse_save(text: str) -> dict[str, TextSet]:
     """Return all sets by name, foreign ones included. A set's members follow the line that creates it."""
-    sets: dict[str, SavedSet] = {}
+    sets: dict[str, TextSet] = {}
     prefix, cut = "add ", 0
     members: list[str] = []
     for line in text.split("\n"):
@@ -28,7 +20,7 @@ def parse_save(text: str) -> dict[str, SavedSet]:
             words = line.split()
             options = dict(zip(words[3::2], words[4::2], strict=False))
             members = []
-            sets[words[1]] = SavedSet(
+            sets[words[1]] = TextSet(
                 SetShape(words[2], options.get("family", ""), int(options.get("maxelem", 0))), members
             )
             prefix = f"add {words[1]} "
@@ -57,14 +49,12 @@ def create_line(name: str, shape: SetShape, count: int) -> str:
 def member_lines(verb: str, name: str, members: Iterable[str]) -> str:
     """Return a line a member, each ending in a newline. `verb` is add or del."""
     prefix = f"{verb} {name} "
+    if verb == "del":
+        # Somebody else's options (nomatch, a comment) are shown with a member; deleting takes none.
+        members = [member.partition(" ")[0] for member in members]
     return "".join([f"{prefix}{member}\n" for member in members])
 
 
 def fill_text(name: str, shape: SetShape, members: Collection[str]) -> str:
     """Return what makes a set that does not exist."""
     return f"{create_line(name, shape, len(members))}\n{member_lines('add', name, members)}"
-
-
-def swap_text(name: str, temporary: str, shape: SetShape, members: Collection[str]) -> str:
-    """Return what gives a set in use other members, or another size, at one stroke."""
-    return f"{fill_text(temporary, shape, members)}swap {temporary} {name}\ndestroy {temporary}\n"

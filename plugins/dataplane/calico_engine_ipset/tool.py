@@ -1,17 +1,87 @@
-"""Run the ipset program in this process's network namespace."""
+"""Run the ipset program in this process's network namespace, or have netlink do its work."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
+from collections.abc import Sequence
+from typing import Protocol
 
-from calico_engine.errors import KernelError
+from calico_engine.errors import KernelError, KernelUnsupportedError
 from calico_engine.kernel.command import CommandResult, run_command, try_command, whole_input
 from calico_engine.plugin.protocols import NO_METRICS, MetricSink
 from calico_engine.ruleset.names import owns_set
-from calico_engine_ipset.text import SavedSet, parse_references, parse_save
+from calico_engine_ipset.config import KernelAccess
+from calico_engine_ipset.netlink_tool import NetlinkTool
+from calico_engine_ipset.saved import SavedSet
+from calico_engine_ipset.steps import Step, count_lines, render_steps
+from calico_engine_ipset.text import parse_references, parse_save
+
+log = logging.getLogger(__name__)
 
 _ERROR_LINE = re.compile(r"Error in line (\d+)")
+
+
+#: So many lines are spelled faster than a thread is woken.
+_INLINE_LINES = 1000
+
+
+class SetTool(Protocol):
+    """The two ways to the kernel's sets."""
+
+    async def run(self, steps: Sequence[Step], metrics: MetricSink = NO_METRICS) -> None:
+        """Carry out steps in order; what is so already is no error. Raises: KernelError. Not atomic."""
+        ...
+
+    async def read_own_sets(self) -> tuple[dict[str, SavedSet], frozenset[str]]:
+        """Return our sets by name, and the names of those of ours that cannot be read."""
+        ...
+
+    async def own_names(self) -> list[str]: ...
+
+    async def destroy(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Destroy sets; return those destroyed, and those that rules still refer to."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class ProgramTool:
+    """A process a call."""
+
+    async def run(self, steps: Sequence[Step], metrics: MetricSink = NO_METRICS) -> None:
+        if count_lines(steps) > _INLINE_LINES:
+            text = await asyncio.to_thread(render_steps, steps)
+        else:
+            text = render_steps(steps)
+        await restore(text, metrics)
+
+    async def read_own_sets(self) -> tuple[dict[str, SavedSet], frozenset[str]]:
+        return await read_own_sets()
+
+    async def own_names(self) -> list[str]:
+        return await own_names()
+
+    async def destroy(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        return await destroy(list(names))
+
+    def close(self) -> None:
+        """No process outlives its call."""
+
+
+async def choose_tool(access: KernelAccess) -> SetTool:
+    """Return the program, or netlink where that is asked for and the kernel has it."""
+    if access is KernelAccess.PROGRAM:
+        return ProgramTool()
+    tool = NetlinkTool()
+    try:
+        await tool.probe()
+    except KernelUnsupportedError as error:
+        log.warning("sets go through the ipset program, which is slower: %s", error)
+        tool.close()
+        return ProgramTool()
+    return tool
 
 
 async def restore(text: str, metrics: MetricSink = NO_METRICS) -> None:

@@ -38,13 +38,23 @@ def test_exception_of_a_set_is_told_apart() -> None:
     row[0] |= set_messages.NOMATCH
 
     assert unpack_members(bytes(row)) == ["10.0.0.0/8 nomatch"]
+    assert pack_members(["10.0.0.0/8 nomatch"]) == bytes(row)
 
 
 @pytest.mark.parametrize(
     "member",
     [
         *("", "10.0.0", "10.0.0.1/33", "10.0.0.1/0", "fd00::/129", "10.0.0.1,tcp:70000", "10.0.0.1,http:80"),
-        *("10.0.0.1,tcp", "host", "10.0.0.1/", "10.0.0.1,999:1", "10.0.0.0/8,tcp:80", "10.0.0.1,0:80"),
+        *(
+            "10.0.0.1,tcp",
+            "host",
+            "10.0.0.1/",
+            "10.0.0.1,999:1",
+            "10.0.0.0/8,tcp:80",
+            "10.0.0.1,0:80",
+            "10.0.0.1 ",
+            "10.0.0.1 timeout 3",
+        ),
     ],
 )
 def test_what_is_no_member_is_named(member: str) -> None:

@@ -1,0 +1,20 @@
+"""The options of the plugin `ipset` in a profile."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class KernelAccess(StrEnum):
+    """How the kernel's sets are reached."""
+
+    PROGRAM = "program"
+    NETLINK = "netlink"
+
+
+class IpsetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[options.ipset]`. Netlink falls back to the program where the kernel does not have it."""
+
+    kernel_access: KernelAccess = KernelAccess.PROGRAM

@@ -1,0 +1,134 @@
+"""Do to the kernel's sets by netlink what the ipset program does: no process, no text, thousands of members at once."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Sequence
+
+from calico_engine.errors import KernelError, KernelUnsupportedError
+from calico_engine.fastpath import SET_ROW_SIZE, sort_rows
+from calico_engine.kernel.ipset import IpsetSocket, run_ipset
+from calico_engine.kernel.ipset_errors import IpsetError
+from calico_engine.kernel.set_rows import pack_members
+from calico_engine.plugin.protocols import NO_METRICS, MetricSink
+from calico_engine.ruleset.names import owns_set
+from calico_engine_ipset.kernel_set import SetShape, hashsize_for
+from calico_engine_ipset.saved import RowSet, SavedSet
+from calico_engine_ipset.steps import Add, Create, Delete, Destroy, Step, Swap, count_lines
+
+log = logging.getLogger(__name__)
+
+#: Types whose members are rows. A set of ours of another type is made anew, whatever it holds.
+_READABLE = ("hash:net", "hash:ip,port")
+
+
+class NetlinkTool:
+    """One socket, opened at first use in the network namespace of the thread that uses it."""
+
+    def __init__(self) -> None:
+        self._ipset = IpsetSocket()
+        # From the last read-back: how much work the next one is.
+        self._members = 0
+
+    async def probe(self) -> None:
+        """Raises: KernelUnsupportedError where the kernel does not do this."""
+        await run_ipset(self._ipset, IpsetSocket.open, 0)
+
+    async def run(self, steps: Sequence[Step], metrics: MetricSink = NO_METRICS) -> None:
+        """Carry out steps in order; what is so already is no error. Raises: KernelError naming set and member.
+
+        It is not atomic: steps before the one that failed were carried out, and part of that one may have been.
+        """
+        if not steps:
+            return
+        lines = count_lines(steps)
+        metrics.count("felix_ipset_calls")
+        metrics.count("felix_ipset_lines_executed", lines)
+        try:
+            await run_ipset(self._ipset, lambda kernel: _run(kernel, steps), lines)
+        except KernelUnsupportedError as error:
+            # Of one set's type: no reason to give up the other sets.
+            metrics.count("felix_ipset_errors")
+            raise KernelError(error.command, f"not supported by this kernel; {error.hint}") from error
+        except KernelError:
+            metrics.count("felix_ipset_errors")
+            raise
+
+    async def read_own_sets(self) -> tuple[dict[str, SavedSet], frozenset[str]]:
+        """Return our sets by name, rows sorted, and the names of those of ours that cannot be read."""
+        found, unreadable = await run_ipset(self._ipset, _read, self._members)
+        self._members = sum(len(saved.rows) // SET_ROW_SIZE for saved in found.values()) + len(found)
+        return dict(found), unreadable
+
+    async def own_names(self) -> list[str]:
+        headers = await run_ipset(self._ipset, IpsetSocket.headers, 0)
+        return [header.name for header in headers if owns_set(header.name)]
+
+    async def destroy(self, names: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Destroy sets; return those destroyed, and those that rules still refer to."""
+        return await run_ipset(self._ipset, lambda kernel: _destroy(kernel, names), len(names))
+
+    def close(self) -> None:
+        self._ipset.close()
+
+
+def _run(kernel: IpsetSocket, steps: Sequence[Step]) -> None:
+    for step in steps:
+        match step:
+            case Create(name=name, shape=shape, count=count):
+                kernel.create(
+                    name, shape.type, shape.family, hashsize=hashsize_for(count), maxelem=shape.maxelem
+                )
+            case Add(name=name, members=members):
+                kernel.add(name, _rows(f"ipset add {name}", members))
+            case Delete(name=name, members=members):
+                kernel.delete(name, _rows(f"ipset del {name}", members))
+            case Swap(name=name, other=other):
+                kernel.swap(name, other)
+            case Destroy(name=name):
+                kernel.destroy(name)
+
+
+def _rows(command: str, members: Sequence[str]) -> bytes:
+    try:
+        return pack_members(members)
+    except ValueError as error:
+        raise KernelError(command, str(error)) from error
+
+
+def _read(kernel: IpsetSocket) -> tuple[dict[str, RowSet], frozenset[str]]:
+    found: dict[str, RowSet] = {}
+    unreadable: set[str] = set()
+    for header in kernel.headers():
+        if not owns_set(header.name):
+            continue
+        shape = SetShape(header.type, header.family, header.maxelem)
+        if header.type not in _READABLE:
+            found[header.name] = RowSet(shape, b"")
+            continue
+        try:
+            found[header.name] = RowSet(shape, sort_rows(kernel.members(header.name), SET_ROW_SIZE))
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                continue  # somebody destroyed it meanwhile
+            if error.errno:
+                raise
+            log.warning("set cannot be read and is made anew: %s", error)
+            unreadable.add(header.name)
+    return found, frozenset(unreadable)
+
+
+def _destroy(kernel: IpsetSocket, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    destroyed: list[str] = []
+    busy: list[str] = []
+    for name in names:
+        try:
+            kernel.destroy(name)
+        except KernelError as error:
+            if error.errno not in (IpsetError.BUSY, IpsetError.REFERENCED):
+                raise
+            busy.append(name)
+        else:
+            destroyed.append(name)
+    return destroyed, busy

@@ -1,0 +1,79 @@
+"""What is done to the kernel's sets, as data: the same steps go through netlink or through the ipset program. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from calico_engine_ipset.kernel_set import SetShape
+from calico_engine_ipset.text import create_line, member_lines
+
+
+class Create(msgspec.Struct, frozen=True, gc=False):
+    """Make a set with room for `count` members at once."""
+
+    name: str
+    shape: SetShape
+    count: int
+
+
+class Add(msgspec.Struct, frozen=True):
+    name: str
+    members: Sequence[str]
+
+
+class Delete(msgspec.Struct, frozen=True):
+    name: str
+    members: Sequence[str]
+
+
+class Swap(msgspec.Struct, frozen=True, gc=False):
+    name: str
+    other: str
+
+
+class Destroy(msgspec.Struct, frozen=True, gc=False):
+    name: str
+
+
+Step = Create | Add | Delete | Swap | Destroy
+
+
+def fill_steps(name: str, shape: SetShape, members: Sequence[str]) -> list[Step]:
+    """Return what makes a set that does not exist."""
+    return [Create(name, shape, len(members)), Add(name, members)]
+
+
+def swap_steps(name: str, temporary: str, shape: SetShape, members: Sequence[str]) -> list[Step]:
+    """Return what gives a set in use other members, or another size, at one stroke."""
+    return [*fill_steps(temporary, shape, members), Swap(temporary, name), Destroy(temporary)]
+
+
+def change_steps(name: str, added: Sequence[str], deleted: Sequence[str]) -> list[Step]:
+    """Return what changes a set's members; deletions first, so that a set that is full has room."""
+    return [Delete(name, deleted), Add(name, added)]
+
+
+def count_lines(steps: Iterable[Step]) -> int:
+    """Return how many lines of `ipset restore` the steps are: a line a member."""
+    return sum(len(step.members) if isinstance(step, Add | Delete) else 1 for step in steps)
+
+
+def render_steps(steps: Iterable[Step]) -> str:
+    """Return the steps as input of `ipset restore`."""
+    return "".join(map(_render, steps))
+
+
+def _render(step: Step) -> str:
+    match step:
+        case Create(name=name, shape=shape, count=count):
+            return create_line(name, shape, count) + "\n"
+        case Add(name=name, members=members):
+            return member_lines("add", name, members)
+        case Delete(name=name, members=members):
+            return member_lines("del", name, members)
+        case Swap(name=name, other=other):
+            return f"swap {name} {other}\n"
+        case Destroy(name=name):
+            return f"destroy {name}\n"
