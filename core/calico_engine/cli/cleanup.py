@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from calico_engine.cli import EXIT_FAILED, EXIT_OK
 from calico_engine.cli.options import profile_option, run_dir_option, set_option
@@ -73,13 +74,17 @@ async def _clean(profile: EngineProfile, run_dir: str) -> tuple[dict[str, int], 
     from calico_engine.engine.metrics import EngineMetrics
     from calico_engine.engine.settings import SettingsResolver
     from calico_engine.errors import CalicoEngineError
+    from calico_engine.kernel.probe import kernel_families
     from calico_engine.plugin import PluginRegistry
 
-    settings = SettingsResolver(profile.felix, os.environ).resolve({}, {})
+    resolved = SettingsResolver(profile.felix, os.environ).resolve({}, {})
+    # What an earlier run with IPv6 left goes too.
+    settings = msgspec.structs.replace(resolved, ipv6_support=True)
     surroundings = Surroundings(
         node="",
         run_dir=run_dir,
         settings=lambda: settings,
+        families=kernel_families(),
         request_apply=lambda _: None,
         notify=lambda note: warn(f"{note.plugin}: {note.message}") if note.kind == "warning" else None,
         metrics=EngineMetrics(),

@@ -27,7 +27,7 @@ def status(run_dir: str, output: str) -> int:
     "next_resync_s"}], "endpoints": {KEY: "up"|"down"|"error"}, "rejected": {KEY: reason}, "counts": {WHAT: number},
     "problems": {SUBJECT: text}, "warnings": [{"plugin", "message", "time"}], "notices": [text]}
     """
-    answer = ask(run_dir, "/status")
+    answer = ask(run_dir, "/status", timeout_s=10.0)
     good = bool(answer.get("live")) and bool(answer.get("ready"))
     if output == "json":
         print_json(answer)

@@ -28,6 +28,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     run_dir: str
     settings: Callable[[], FelixSettings]
+    families: tuple[int, ...]  # that the kernel has
     request_apply: Callable[[str], None]
     notify: Callable[[Notification], None]
     metrics: EngineMetrics
@@ -93,7 +94,7 @@ class Assembly:
             node=self._surroundings.node,
             settings=settings,
             options=self._options.get((family, name), {}),
-            families=(4, 6) if settings.ipv6_support else (4,),
+            families=tuple(f for f in self._surroundings.families if f == 4 or settings.ipv6_support),
             run_dir=self._surroundings.run_dir,
             request_apply=self._surroundings.request_apply,
             notify=self._surroundings.notify,

@@ -40,6 +40,7 @@ from calico_engine.engine.tasks import TaskSet
 from calico_engine.engine.world import World
 from calico_engine.errors import ConfigError, UnavailableError
 from calico_engine.kernel import command
+from calico_engine.kernel.probe import kernel_families
 from calico_engine.messages import Batch, ConfigUpdate
 from calico_engine.plugin.protocols import ApplyResult, Change, Notification
 from calico_engine.plugin.registry import PluginRegistry
@@ -75,8 +76,9 @@ class Engine:
         config_file: Path = CONFIG_FILE,
         make_graph: MakeGraph = _calc_graph,
         load_profile: Callable[[], EngineProfile] | None = None,
+        families: tuple[int, ...] | None = None,
     ) -> None:
-        """`load_profile` reads the profile again for `reload_from_source`.
+        """`load_profile` reads the profile again for `reload_from_source`; `families` are those that the kernel has.
 
         Raises: ConfigError, PluginError: what is wrong with profile, settings or plugins is known here."""
         self.environ = dict(os.environ if environ is None else environ)
@@ -95,6 +97,7 @@ class Engine:
         self._wanted_settings = self.settings
         self._config_maps: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {})
         self._settings_listeners: list[Callable[[FelixSettings], None]] = []
+        self.families = kernel_families() if families is None else families
         self._make_graph = make_graph
         self._load_profile = load_profile
         self._assembly = Assembly(self.profile, self.registry, self._surroundings())
@@ -163,6 +166,8 @@ class Engine:
         tasks.start("servers", servers.run(self))
         for name, orchestrator in orchestrators.items():
             tasks.start(f"orchestrator:{name}", serve_for_ever(name, orchestrator, self.bus.publish))
+        for notice in inspection.notices(self):
+            log.warning("%s", notice)
         log.info("engine started: node=%s profile=%s run_dir=%s", self.node, self.profile.name, self.run_dir)
         self.bus.publish(EngineStarted(engine=self))
         await self._stop.wait()
@@ -282,6 +287,7 @@ class Engine:
             node=self.node,
             run_dir=str(self.run_dir),
             settings=lambda: self.settings,
+            families=self.families,
             request_apply=self.request_apply,
             notify=self._notified,
             metrics=self.metrics,

@@ -44,6 +44,13 @@ def problems(engine: Engine) -> dict[str, str]:
     return found
 
 
+def notices(engine: Engine) -> tuple[str, ...]:
+    """What is asked for and not in effect, because this machine cannot."""
+    if engine.settings.ipv6_support and 6 not in engine.families:
+        return ("this kernel has no IPv6: Ipv6Support is not in effect",)
+    return ()
+
+
 def status(engine: Engine) -> EngineStatus:
     """The whole engine at this moment."""
     now_s = engine.now_s()
@@ -68,7 +75,7 @@ def status(engine: Engine) -> EngineStatus:
         counts=engine.world.counts(),
         problems=problems(engine),
         warnings=tuple(engine.warnings),
-        notices=tuple(engine.resolver.notices),
+        notices=(*engine.resolver.notices, *notices(engine)),
     )
 
 

@@ -26,6 +26,12 @@ log = logging.getLogger(__name__)
 
 _PROBE_TIMEOUT_S = 20.0
 _CLONE_NEWNET = 0x40000000
+_NEEDS_ROOT = "cannot be tried without root"
+
+
+def kernel_families() -> tuple[int, ...]:
+    """Return the address families that this kernel has: 6 is not there without CONFIG_IPV6 or with ipv6.disable=1."""
+    return (4, 6) if Path("/proc/sys/net/ipv6").is_dir() else (4,)
 
 
 class ProbeStep(msgspec.Struct, frozen=True):
@@ -38,7 +44,7 @@ class ProbeStep(msgspec.Struct, frozen=True):
 def try_in_namespace(steps: Sequence[ProbeStep]) -> str:
     """Run programs in a network namespace made for them; return "" when all worked, else why one did not."""
     if os.geteuid() != 0:
-        return "cannot be tried without root"
+        return _NEEDS_ROOT
     for step in steps:
         if shutil.which(step.argv[0]) is None:
             return f"{step.argv[0]} is not installed"
@@ -78,7 +84,7 @@ def probe_in_namespace(
         name=name,
         ok=not problem,
         needed_for=needed_for,
-        remedy=remedy if problem else "",
+        remedy="run it as root" if problem == _NEEDS_ROOT else remedy if problem else "",
         detail=problem,
         required=required,
     )

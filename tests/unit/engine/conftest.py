@@ -30,6 +30,7 @@ class Rig:
         self.run_dir = run_dir
         self.events: list[Event] = []
         self.environ: dict[str, str] = {}
+        self.families: tuple[int, ...] = (4, 6)
         self.engine: Engine
         self.task: asyncio.Task[None]
 
@@ -42,6 +43,7 @@ class Rig:
             registry=self.fakes.registry,
             config_file=self.run_dir / "felix.cfg",
             make_graph=PassThroughGraph,
+            families=self.families,
         )
         self.engine.bus.subscribe(self.events.append)
         return self.engine

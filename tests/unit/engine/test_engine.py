@@ -274,6 +274,15 @@ async def test_a_resource_the_graph_chokes_on_stops_nothing(rig: Rig) -> None:
     }
 
 
+async def test_a_kernel_without_ipv6_is_said_and_done_without(rig: Rig) -> None:
+    rig.families = (4,)
+
+    engine = await rig.start()
+
+    assert rig.fakes.dataplane("rules").context.families == (4,)
+    assert engine.status().notices == ("this kernel has no IPv6: Ipv6Support is not in effect",)
+
+
 async def test_plugins_are_made_anew_when_the_families_change(rig: Rig) -> None:
     engine = await rig.start(rig.fakes.profile(Ipv6Support="true"))
     await rig.put(make_node("a"))
