@@ -7,7 +7,8 @@ Pure; from resources alone. On each node a packet meets, in this order:
                                   then the configured action for workloads that talk to their node
     or, forwarded                 apply-on-forward ingress, egress of a local source workload, ingress of a local
                                   destination workload, apply-on-forward egress of the interface it leaves by
-    from the node itself          untracked egress, normal egress; to a local workload: nothing, a node may always
+    from the node itself          untracked egress, normal egress; to a local workload: nothing, a node may always;
+                                  to itself: egress and then all of ingress of what guards lo, "*" among them
 
 An Allow of untracked or pre-DNAT policy goes past normal and apply-on-forward ingress of that host endpoint.
 Source: felix/rules/static.go, endpoints.go, dispatch.go; felix/dataplane/linux/endpoint_mgr.go.
@@ -50,6 +51,8 @@ from calico_engine.model.endpoint import HostEndpoint
 from calico_engine.model.policy import Action, GlobalNetworkPolicy, Profile
 from calico_engine.model.resource import Resource
 from calico_engine.settings import EndpointToHostAction, FelixSettings, HostPort
+
+_LOOPBACK = "lo"
 
 _IPIP = 4
 #: Without these an IPv6 router cannot work, so a node takes them from its workloads whatever policy says.
@@ -151,8 +154,11 @@ class _Walk:
             self._forward(self._guard(source.node, self.flow.out_interface, None), Direction.EGRESS)
 
     def _leave_host(self, source: Host) -> None:
+        if isinstance(self.destination, Host) and self.destination.node == source.node:
+            self._to_itself(source)
+            return
         if self.destination.node == source.node:
-            text = "a node may talk to itself and to its own workloads"
+            text = "a node may talk to its own workloads"
             self._note(None, source.node, Direction.EGRESS, Stage.NORMAL, StepAction.ALLOW, text)
             return
         named = named_host_endpoint(self.world, source.node, self.flow.out_interface, source.address)
@@ -162,11 +168,25 @@ class _Walk:
         if guard is not None:
             self._host_policy(guard, Direction.EGRESS)
 
+    def _to_itself(self, source: Host) -> None:
+        """Through lo, which the host endpoint for all interfaces guards too, both ways."""
+        own = ipaddress.ip_address("127.0.0.1" if source.address.version == 4 else "::1")
+        named = named_host_endpoint(self.world, source.node, _LOOPBACK, own)
+        guard = named or default_host_endpoint(self.world, source.node)
+        if guard is None:
+            text = "a node may talk to itself"
+            self._note(None, source.node, Direction.EGRESS, Stage.NORMAL, StepAction.ALLOW, text)
+            return
+        if named is None or not self._untracked(named, Direction.EGRESS):
+            self._host_policy(guard, Direction.EGRESS)
+        if not self._enter(source.node, own, _LOOPBACK):
+            self._host_policy(guard, Direction.INGRESS)
+
     def _arrive(self, destination: Party) -> None:
         """On the destination's node, coming from another one or from outside."""
         node = destination.node
         own = destination.address if isinstance(destination, Host) else None
-        accepted = self._enter(node, own)
+        accepted = self._enter(node, own, self.flow.in_interface)
         guard = self._guard(node, self.flow.in_interface, own)
         if isinstance(destination, Host):
             if guard is not None and not accepted:
@@ -178,13 +198,13 @@ class _Walk:
             self._forward(default_host_endpoint(self.world, node), Direction.EGRESS)
 
     def _pass_through(self, node: str) -> None:
-        if not self._enter(node, None):
+        if not self._enter(node, None, self.flow.in_interface):
             self._forward(self._guard(node, self.flow.in_interface, None), Direction.INGRESS)
         self._forward(self._guard(node, self.flow.out_interface, None), Direction.EGRESS)
 
-    def _enter(self, node: str, own: Address | None) -> bool:
+    def _enter(self, node: str, own: Address | None, interface: str) -> bool:
         """What comes before routing. Return whether untracked or pre-DNAT policy let the packet in."""
-        named = named_host_endpoint(self.world, node, self.flow.in_interface, own)
+        named = named_host_endpoint(self.world, node, interface, own)
         if named is not None and self._untracked(named, Direction.INGRESS):
             return True
         guard = named

@@ -46,6 +46,23 @@ def test_a_node_without_host_endpoint_is_not_policed() -> None:
     assert ask(src="192.0.2.1", dst=OUTSIDE).allowed
 
 
+def test_a_node_talks_to_itself_through_what_guards_lo() -> None:
+    # The host endpoint for all interfaces guards lo as well, as the reference dispatches it.
+    loopback = make_host_endpoint("lo", node="n1", interface="lo", labels={"host": "lo"})
+    both_ways = policy(ingress=[make_rule(ports=[80])], egress=[make_rule(ports=[80])])
+
+    def passes(*resources: Resource, port: int = 80) -> bool:
+        return ask(*resources, src="192.0.2.1", dst="192.0.2.1", dst_port=port).allowed
+
+    assert passes()
+    assert passes(NAMED)
+    assert not passes(EVERY)
+    assert not passes(loopback)
+    assert not passes(EVERY, allow(80))
+    assert passes(EVERY, both_ways)
+    assert not passes(EVERY, both_ways, port=81)
+
+
 @pytest.mark.parametrize("host", [NAMED, EVERY])
 def test_a_host_endpoint_without_policy_denies_all_but_failsafes(host: Resource) -> None:
     assert not ask(host, src=OUTSIDE, dst="192.0.2.1").allowed
