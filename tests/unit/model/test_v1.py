@@ -104,6 +104,19 @@ def test_node_names_are_lower_case_wherever_they_stand() -> None:
     assert (host.spec.node, workload(node="Rack1-Host1").spec.node) == ("rack1-host1", "rack1-host1")
 
 
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "128.0.0.0/1", "::/0"])
+def test_an_endpoint_may_not_take_the_nodes_default_route(network: str) -> None:
+    manifest = {
+        "apiVersion": "v1",
+        "kind": "workloadEndpoint",
+        "metadata": {"name": "eth0", "workload": "w", "orchestrator": "o", "node": "n"},
+        "spec": {"interfaceName": "cali1", "ipNetworks": [network]},
+    }
+
+    with pytest.raises(ValidationError, match=r"spec\.ipNetworks\[0\]: .* holds several addresses"):
+        load(manifest)
+
+
 def test_endpoint_and_profile_agree_on_a_converted_name() -> None:
     profile = load_one("profile", {"name": "My_Profile"})
     endpoint = load_one(

@@ -39,6 +39,8 @@ from calico_engine.model.validate.policy import PORT_PROTOCOLS
 _CONTAINER_ID = re.compile(r"[a-zA-Z0-9](?:[-a-zA-Z0-9]{0,251}[a-zA-Z0-9])?")
 #: What the v1 API let through as an identifier, less what could end up in a rule or a path as more than a word.
 _V1_IDENTIFIER = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
+#: Of a network that a v1 endpoint may have.
+_V1_SHORTEST_MASK = 8
 _PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[-a-z0-9]{0,13}[a-z0-9])?")
 
 
@@ -96,7 +98,9 @@ def _check_workload_networks(endpoint: WorkloadEndpoint, *, from_v1: bool) -> No
             continue
         path = f"spec.ipNetworks[{index}]"
         check_network(path, network)
-        if not from_v1 and not is_single_address(network):
+        # The old API took whole networks. Anybody can write the annotation: not one that takes the node's own routes.
+        allowed = from_v1 and parse_network(network).prefixlen >= _V1_SHORTEST_MASK
+        if not allowed and not is_single_address(network):
             raise FieldError(
                 path, f"{network} holds several addresses; an endpoint has single ones, /32 or /128"
             )
