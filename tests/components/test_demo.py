@@ -25,8 +25,9 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 def start(environ: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    # Whoever runs the tests in the background ignores SIGINT, and so would a program that inherits it.
     return subprocess.Popen(
-        [sys.executable, "-m", "calico_engine.cli", "demo", *arguments],
+        ["env", "--default-signal=INT", sys.executable, "-m", "calico_engine.cli", "demo", *arguments],
         env=environ,
         text=True,
         stdout=subprocess.PIPE,
