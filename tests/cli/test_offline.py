@@ -115,6 +115,22 @@ def test_explain_names_the_deciding_rule(
     assert words in outcome.lines[0]
 
 
+def test_explain_names_the_place_in_the_manifest_and_what_is_missing(
+    program: Program, manifests: Path
+) -> None:
+    text = (manifests / "tenant.yaml").read_text()
+    lost = text.replace("ipNetworks: [172.16.1.2/32]", "ipNetworks: [172.16.1.2/32], profiles: [nowhere]")
+    (manifests / "tenant.yaml").write_text(lost)
+
+    allowed = program("explain", "--manifests", manifests, "172.16.1.1", "172.16.1.2", "3306/tcp")
+    refused = program("explain", "--manifests", manifests, "172.16.1.2", "172.16.1.1", "80/tcp")
+
+    assert allowed.lines[1].split()[-1] == "FIELD"
+    assert allowed.lines[-1].split()[-1] == "spec.ingress[1]"
+    assert refused.code == 1
+    assert "no policy and no profile allows it; Profile(nowhere) not found" in refused.out
+
+
 def test_explain_for_machines(program: Program, manifests: Path) -> None:
     answer = program(
         "explain", "--manifests", manifests, "192.0.2.1", "172.16.1.2", "3306/tcp", "-o", "json"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from calico_engine.cli import EXIT_FAILED, EXIT_OK
 from calico_engine.cli.options import manifests_option
 from calico_engine.cli.output import output_option, print_json, print_table, printable, warn
+
+if TYPE_CHECKING:
+    from calico_engine.evaluation.flow import Step
 
 
 @click.command()
@@ -34,7 +39,9 @@ def explain(
     "80/TCP", "53/udp", "icmp" and so on. Exit code 0: it is let through, 1: it is dropped.
 
     JSON: {"action": "allow"|"deny", "policy", "rule_index", "direction", "reason", "steps": [{"endpoint", "node",
-    "direction", "stage", "tier", "policy", "rule_index", "action", "text"}], "problems": [text]}
+    "direction", "stage", "tier", "policy", "rule_index", "field", "action", "text"}], "problems": [text]}
+
+    "field" is the rule's place in the manifest, such as spec.ingress[0].
     """
     from calico_engine.cli.loading import load_manifests
     from calico_engine.evaluation import World, evaluate
@@ -48,7 +55,7 @@ def explain(
         verdict = evaluate(World(loaded.resources), flow)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    steps = [{name: getattr(step, name) for name in step.__struct_fields__} for step in verdict.steps]
+    steps = [_step(step) for step in verdict.steps]
     if output == "json":
         print_json(
             {
@@ -68,9 +75,9 @@ def explain(
             f"{verdict.action}: {printable(verdict.reason)}", fg="green" if verdict.allowed else "red"
         )
         if steps:
-            columns = [name for name in steps[0] if any(step[name] not in (None, "") for step in steps)]
-            names = [name.replace("_index", "").replace("_", " ") for name in columns]
-            print_table(names, [[_cell(step[name]) for name in columns] for step in steps])
+            shown = [name for name in steps[0] if name != "rule_index"]
+            columns = [name for name in shown if any(step[name] not in (None, "") for step in steps)]
+            print_table(columns, [[_cell(step[name]) for name in columns] for step in steps])
     return EXIT_OK if verdict.allowed else EXIT_FAILED
 
 
@@ -93,6 +100,12 @@ def parse_service(text: str) -> tuple[str | int, int]:
     if text.lower() in ("tcp", "udp", "sctp"):
         raise click.UsageError(f"{text!r}: which port? Write 80/{text}")
     return text, 0
+
+
+def _step(step: Step) -> dict[str, object]:
+    fields: dict[str, object] = {name: getattr(step, name) for name in step.__struct_fields__}
+    fields["field"] = "" if step.rule_index is None else f"spec.{step.direction}[{step.rule_index}]"
+    return fields
 
 
 def _cell(value: object) -> str:

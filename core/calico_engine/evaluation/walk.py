@@ -277,7 +277,7 @@ class _Walk:
             return
         self._workload_policy(source, Direction.EGRESS)
         action = self.world.settings.default_endpoint_to_host_action
-        text = f"default_endpoint_to_host_action is {action}"
+        text = f"DefaultEndpointToHostAction is {action}"
         outcome = StepAction.DENY if action is EndpointToHostAction.DROP else StepAction.ALLOW
         self._note(endpoint, source.node, Direction.EGRESS, Stage.TO_HOST, outcome, text)
         if outcome is StepAction.DENY:
@@ -324,7 +324,9 @@ class _Walk:
             action = self._rules(profile, endpoint, direction, Stage.NORMAL, "")
             if action is StepAction.ALLOW:
                 return
-        self._deny(endpoint, direction, "no policy and no profile allows it")
+        missing = [f"Profile({name})" for name in endpoint.spec.profiles if name not in self.world.profiles]
+        told = f"; {' and '.join(missing)} not found" if missing else ""
+        self._deny(endpoint, direction, f"no policy and no profile allows it{told}")
 
     def _has_policies(self, endpoint: Endpoint, direction: Direction, stage: Stage) -> bool:
         return bool(self._tiers_of(endpoint, direction, stage))
