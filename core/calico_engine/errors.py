@@ -177,6 +177,15 @@ class KernelUnsupportedError(KernelError):
         super().__init__(capability, f"not supported by this kernel; {hint}")
 
 
+class ProgramMissingError(KernelUnsupportedError):
+    """A program that is needed cannot be started."""
+
+    def __init__(self, program: str, reason: str) -> None:
+        self.capability = program
+        self.hint = "install it or put it on PATH"
+        KernelError.__init__(self, program, f"cannot be started ({reason}); {self.hint}")
+
+
 class DataplaneStuckError(KernelError):
     """The dataplane was retried and rebuilt from scratch and is still refused; the engine stops loudly."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from calico_engine.errors import KernelError, KernelUnsupportedError
+from calico_engine.errors import KernelError, ProgramMissingError
 
 DEFAULT_TIMEOUT_S = 60.0
 
@@ -80,7 +80,7 @@ async def try_command(
 
     `stdin`: the input, or a descriptor of it (whole_input). `env` is added to our own environment. `on_start` gets
     the process id before any input is written.
-    Raises: KernelUnsupportedError when there is no such program, KernelError after `timeout_s`.
+    Raises: ProgramMissingError when there is no such program, KernelError after `timeout_s`.
     """
     started_s = time.monotonic()
     try:
@@ -93,9 +93,7 @@ async def try_command(
             pass_fds=tuple(_inherited),
         )
     except (FileNotFoundError, PermissionError) as error:
-        raise KernelUnsupportedError(
-            argv[0], hint=f"install it or put it on PATH ({error.strerror})"
-        ) from error
+        raise ProgramMissingError(argv[0], error.strerror or str(error)) from error
     if on_start is not None:
         on_start(process.pid)
     try:

@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from calico_engine.errors import ProgramMissingError
 from calico_engine.kernel.command import listen, try_command
 
 ENGINE = """
@@ -37,6 +40,15 @@ async def test_listeners_hear_of_every_program() -> None:
 
     assert len(heard) == 1
     assert 0.05 <= heard[0] < 10
+
+
+async def test_a_program_that_is_not_there_is_no_fault_of_the_kernel() -> None:
+    with pytest.raises(ProgramMissingError) as caught:
+        await try_command(["no-such-program"])
+
+    assert str(caught.value) == (
+        "no-such-program: cannot be started (No such file or directory); install it or put it on PATH"
+    )
 
 
 def test_program_that_outlives_a_killed_engine_reads_all_of_its_input(tmp_path: Path) -> None:
