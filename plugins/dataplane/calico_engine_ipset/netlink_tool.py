@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from calico_engine.errors import KernelError, KernelUnsupportedError
 from calico_engine.fastpath import SET_ROW_SIZE, sort_rows
-from calico_engine.kernel.ipset import IpsetSocket, run_ipset
+from calico_engine.kernel.ipset import INLINE_MEMBERS, IpsetSocket, run_ipset
 from calico_engine.kernel.ipset_errors import IpsetError
 from calico_engine.kernel.set_rows import pack_members
 from calico_engine.plugin.protocols import NO_METRICS, MetricSink
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: Types whose members are rows. A set of ours of another type is made anew, whatever it holds.
 _READABLE = ("hash:net", "hash:ip,port")
+#: How many members there are, or whether a module must be loaded first, only the kernel knows: not in the event loop.
+_UNKNOWN = INLINE_MEMBERS + 1
 
 
 class NetlinkTool:
@@ -28,12 +30,10 @@ class NetlinkTool:
 
     def __init__(self) -> None:
         self._ipset = IpsetSocket()
-        # From the last read-back: how much work the next one is.
-        self._members = 0
 
     async def probe(self) -> None:
         """Raises: KernelUnsupportedError where the kernel does not do this."""
-        await run_ipset(self._ipset, IpsetSocket.open, 0)
+        await run_ipset(self._ipset, IpsetSocket.open, _UNKNOWN)
 
     async def run(self, steps: Sequence[Step], metrics: MetricSink = NO_METRICS) -> None:
         """Carry out steps in order; what is so already is no error. Raises: KernelError naming set and member.
@@ -57,8 +57,7 @@ class NetlinkTool:
 
     async def read_own_sets(self) -> tuple[dict[str, SavedSet], frozenset[str]]:
         """Return our sets by name, rows sorted, and the names of those of ours that cannot be read."""
-        found, unreadable = await run_ipset(self._ipset, _read, self._members)
-        self._members = sum(len(saved.rows) // SET_ROW_SIZE for saved in found.values()) + len(found)
+        found, unreadable = await run_ipset(self._ipset, _read, _UNKNOWN)
         return dict(found), unreadable
 
     async def own_names(self) -> list[str]:

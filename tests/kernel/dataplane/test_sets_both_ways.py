@@ -216,8 +216,6 @@ def test_reading_back_a_hundred_thousand_members_leaves_the_loop_free(node: Any)
     async def scenario() -> None:
         plugin = make(node, KernelAccess.NETLINK)
         await node.settle(plugin, net_set(*addresses(100_000)))
-        plugin.invalidate("test")
-        await plugin.apply()
         node.sh("ipset", "del", "cali40s:a", "10.0.0.5")
         plugin.invalidate("test")
         longest_s = 0.0
@@ -235,7 +233,7 @@ def test_reading_back_a_hundred_thousand_members_leaves_the_loop_free(node: Any)
 
         assert [(change.action, change.text) for change in result.changes] == [("~", "+1 -0 members")]
         assert len(sets(node)["cali40s:a"]) == 100_000
-        assert longest_s < 0.05
+        assert longest_s < 0.02
         await plugin.close()
 
     node.run(scenario)
