@@ -184,7 +184,7 @@ def clean() -> None:
     """Remove everything that set-up, builds and test runs leave in the checkout."""
     for name in DERIVED:
         shutil.rmtree(ROOT / name, ignore_errors=True)
-    for pattern in ("core/calico_engine/_fastpath.*", "core/*.egg-info", "*.egg-info"):
+    for pattern in ("core/calico_engine/_fastpath.*.so", "core/*.egg-info", "*.egg-info"):
         for path in ROOT.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for top in ("core", "plugins", "tests", "native", "bench", "examples", "scripts"):
