@@ -6,6 +6,7 @@ run directories of several nodes never meet. All of this needs a process with a 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -211,7 +212,8 @@ def _wait_for(child: int) -> int:
     """Wait for a child, passing on what should end it. Returns its exit code, as a shell would say it."""
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        os.kill(child, number)
+        with contextlib.suppress(ProcessLookupError):  # it may have ended just now
+            os.kill(child, number)
 
     # Ctrl-C reaches the whole foreground group by itself.
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGQUIT)}
