@@ -37,10 +37,14 @@ class DenyAction(StrEnum):
 
 
 class Layout(StrEnum):
-    """The shape of the static chains, names and marks: `v2` is Calico 2.1's as the articles print it."""
+    """The shape of the static chains, names and marks: `v2` is Calico 2.1's as the articles print it.
+
+    `native` is not for users to choose: dataplanes whose kernel has verdict maps compile with it whatever is set.
+    """
 
     V2 = "v2"
     V3 = "v3"
+    NATIVE = "native"
 
 
 def _ports(*specs: tuple[str, int]) -> tuple[HostPort, ...]:

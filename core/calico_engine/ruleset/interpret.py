@@ -8,6 +8,7 @@ changes its destination, not its way.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
@@ -22,6 +23,7 @@ from calico_engine.ruleset.ir import (
     Accept,
     AddrTypeIs,
     ChainKey,
+    Classify,
     Continue,
     CtState,
     CtStateIn,
@@ -32,6 +34,7 @@ from calico_engine.ruleset.ir import (
     Goto,
     Hook,
     IcmpIs,
+    Identities,
     InterfaceIs,
     Jump,
     Layer,
@@ -56,6 +59,7 @@ from calico_engine.ruleset.ir import (
     SetMark,
     Side,
     Snat,
+    VerdictTable,
 )
 
 _PROTOCOLS_WITH_PORTS = {6: "tcp", 17: "udp", 33: "dccp", 132: "sctp", 136: "udplite"}
@@ -155,10 +159,11 @@ class Interpreter:
     def __init__(self, ruleset: Ruleset) -> None:
         self._ruleset = ruleset
         self._sets = {set_id: _SetIndex(data) for set_id, data in ruleset.sets.items()}
+        self._identities = None if ruleset.identities is None else _IdentityIndex(ruleset.identities)
 
     def run(self, packet: Packet, path: Path) -> Outcome:
         """Send a packet along a path. Raises: LookupError when a rule refers to a chain or set that is not there."""
-        walk = _Walk(self._ruleset, self._sets, packet)
+        walk = _Walk(self._ruleset, self._sets, self._identities, packet)
         decided: Step | None = None
         for layer, hook in HOOKS[path]:
             # Only a connection's first packet meets nat; an untracked one has no connection.
@@ -179,9 +184,16 @@ def interpret(ruleset: Ruleset, packet: Packet, path: Path) -> Outcome:
 class _Walk:
     """One packet's state on its way."""
 
-    def __init__(self, ruleset: Ruleset, sets: dict[str, _SetIndex], packet: Packet) -> None:
+    def __init__(
+        self,
+        ruleset: Ruleset,
+        sets: dict[str, _SetIndex],
+        identities: _IdentityIndex | None,
+        packet: Packet,
+    ) -> None:
         self._ruleset = ruleset
         self._sets = sets
+        self._identities = identities
         self.packet = packet
         self.trace: list[Step] = []
         self.decided: Step | None = None
@@ -229,6 +241,8 @@ class _Walk:
                 return True, self._named(step.layer, chain)
             case DispatchByInterface():
                 return self._dispatch(step.layer, op)
+            case Classify():
+                return self._classify(step, op)
             case SetMark(value=value, mask=mask):
                 mark = (self.packet.mark & ~mask & _MARK_BITS) | value
                 self.packet = replace(self.packet, mark=mark)
@@ -260,6 +274,25 @@ class _Walk:
                 verdict = self._named(layer, chain)
                 return op.goto or verdict is not None, verdict
         return False, None
+
+    def _classify(self, step: Step, op: Classify) -> tuple[bool, Verdict | None]:
+        """Carry out a cell of a verdict table. The step noted is the cell's own, so that its origin is seen."""
+        table = self._ruleset.verdict_tables.get(op.table)
+        if table is None or self._identities is None:
+            raise LookupError(f"verdict table {op.table} does not exist")
+        number = self._service_class(table)
+        cell = table.cells.get((*self._identities.pair(self._address(op.side)), number), table.world[number])
+        decided = Step(step.layer, step.chain, step.index, Rule((), cell.op, (), cell.origin))
+        self.trace[-1] = decided
+        return self._apply(decided)
+
+    def _service_class(self, table: VerdictTable) -> int:
+        packet = self.packet
+        port = packet.dst_port if self._has_ports() else 0
+        for service in table.services:
+            if service.protocol == packet.protocol and service.first <= port <= service.last:
+                return service.number
+        return 0
 
     def _matches(self, match: Match) -> bool:
         packet = self.packet
@@ -338,6 +371,24 @@ class _SetIndex:
             return True
         parsed = _parse(address)
         return any(parsed in net for net in self._nets)
+
+
+class _IdentityIndex:
+    """Identities by address, as the kernel's two maps give them."""
+
+    def __init__(self, identities: Identities) -> None:
+        self._hosts = identities.hosts
+        self._nets = sorted(identities.nets.items())
+        self._firsts = [first for (first, _), _ in self._nets]
+
+    def pair(self, address: str) -> tuple[int, int]:
+        packed = _parse(address).packed
+        place = bisect_right(self._firsts, packed) - 1
+        net = 0
+        if place >= 0:
+            (_, last), number = self._nets[place]
+            net = number if packed <= last else 0
+        return self._hosts.get(packed, 0), net
 
 
 @lru_cache(maxsize=65536)

@@ -7,6 +7,8 @@ the kernel's own chains; everything else hangs in chains of our own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 
 import msgspec
@@ -248,6 +250,18 @@ class DispatchByInterface(_Node, frozen=True):
     goto: bool = True
 
 
+class Classify(_Node, frozen=True):
+    """Carry out the verdict that a verdict table has for the packet: its identity on `side`, and its service.
+
+    Ends the chain: a table has a verdict for every packet. `linear` is the chain that some of its verdicts go to, "" for
+    none. Only backends with verdict maps get it (settings.Layout.NATIVE). Source: ruleset.classify.
+    """
+
+    table: str
+    side: Side
+    linear: str = ""
+
+
 Op = (
     Accept
     | Drop
@@ -264,6 +278,7 @@ Op = (
     | NoTrack
     | Continue
     | DispatchByInterface
+    | Classify
 )
 
 
@@ -298,6 +313,48 @@ class SetData(msgspec.Struct, frozen=True, gc=False):
     members: frozenset[str]
 
 
+class Identities(msgspec.Struct, frozen=True, gc=False):
+    """Which identity each address of one family has: a pair (host identity, network identity).
+
+    Addresses with one pair are members of the same sets. `hosts`: single addresses, packed (4 or 16 bytes) -> number.
+    `nets`: disjoint ranges (first, last), packed, both inclusive -> number. An address that is in neither has 0 there.
+    `members`: set id -> the pairs that are members of it. Numbers are 32 bits, above 0, a function of current state.
+    """
+
+    hosts: Mapping[bytes, int]
+    nets: Mapping[tuple[bytes, bytes], int]
+    members: Mapping[str, AbstractSet[tuple[int, int]]]
+
+
+class ServiceRange(msgspec.Struct, frozen=True, gc=False):
+    """Destination ports first to last of a protocol belong to a class; all ports for protocols without."""
+
+    protocol: int
+    first: int
+    last: int
+    number: int
+
+
+class CellVerdict(msgspec.Struct, frozen=True, gc=False):
+    """Return (allowed here), Drop, or Goto the linear chain or one that rejects; `origin` is the rule that decided."""
+
+    op: Return | Drop | Goto
+    origin: Origin | None = None
+
+
+class VerdictTable(msgspec.Struct, frozen=True, gc=False):
+    """(identity, service class) -> verdict, for one ordered list of policies and profiles in one direction.
+
+    `services`: disjoint; what is in none of them is of class 0. `cells`: (host identity, network identity, class), only
+    where the verdict differs from `world`. `world`: class -> verdict for all other identities; has an entry for each
+    class of `services` and for 0.
+    """
+
+    services: tuple[ServiceRange, ...]
+    cells: Mapping[tuple[int, int, int], CellVerdict]
+    world: Mapping[int, CellVerdict]
+
+
 class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
     """All a table backend programs for one family.
 
@@ -309,3 +366,5 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
     hooks: dict[tuple[Layer, Hook], tuple[Rule, ...]] = {}
     appends: dict[tuple[Layer, Hook], tuple[Rule, ...]] = {}
     sets: dict[str, SetData] = {}
+    verdict_tables: dict[str, VerdictTable] = {}
+    identities: Identities | None = None

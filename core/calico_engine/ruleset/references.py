@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from calico_engine.ruleset import names
 from calico_engine.ruleset.ir import (
     ChainKey,
+    Classify,
     Continue,
     DispatchByInterface,
     Drop,
@@ -33,6 +34,8 @@ def referenced_chains(rules: Iterable[Rule]) -> set[str]:
                 found.add(chain)
             case DispatchByInterface(targets=targets):
                 found.update(chain for _, chain in targets)
+            case Classify(linear=linear) if linear:
+                found.add(linear)
             case _:
                 pass
     return found

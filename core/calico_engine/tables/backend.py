@@ -6,6 +6,7 @@ Everything else (which chains exist, which are dirty, when to read back) is Tabl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -39,6 +40,60 @@ class ActualTables(msgspec.Struct, frozen=True, kw_only=True):
 
     chains: Mapping[ChainKey, tuple[str, ...]] = {}
     hooks: Mapping[ChainKey, tuple[HookRule, ...]] = {}
+    sets: Mapping[str, ActualSet] = {}
+
+
+class KeyPart(StrEnum):
+    """One field of a set's key. In an element's key each is padded to a multiple of 4 bytes."""
+
+    ADDRESS = "address"  # 4 or 16 bytes, network byte order
+    INTERFACE = "interface"  # 16 bytes, NUL padded
+    PROTOCOL = "protocol"  # 1 byte and 3 of padding
+    PORT = "port"  # 2 bytes, network byte order, and 2 of padding
+    NUMBER = "number"  # an identity or a service class: 4 bytes, network byte order whatever the kernel wants
+
+
+class ValueKind(StrEnum):
+    NONE = "none"
+    NUMBER = "number"  # 4 bytes, network byte order
+    VERDICT = "verdict"  # b"return", b"drop", b"goto CHAIN", b"jump CHAIN"; chains of the filter layer
+
+
+class SetShape(msgspec.Struct, frozen=True, gc=False):
+    """What a named set or map of the table holds. With `intervals` an element's key is first key + last key."""
+
+    key: tuple[KeyPart, ...]
+    value: ValueKind = ValueKind.NONE
+    intervals: bool = False
+
+
+class Element(msgspec.Struct, frozen=True, gc=False):
+    """What a key has: its value (b"" in a set without values) and a comment for people."""
+
+    value: bytes = b""
+    comment: str = ""
+
+
+#: The key of the element that stands for all keys not listed.
+CATCH_ALL = b""
+
+
+class SetWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Change one named set. `create`: it is not there, or is to be made afresh with exactly `added`."""
+
+    name: str
+    shape: SetShape
+    create: bool = False
+    comment: str = ""
+    added: Mapping[bytes, Element] = {}
+    removed: Mapping[bytes, Element] = {}
+
+
+class ActualSet(msgspec.Struct, frozen=True, gc=False):
+    """A named set as read back; shape None when it is none that we make."""
+
+    shape: SetShape | None
+    elements: Mapping[bytes, Element]
 
 
 class ChainWrite(msgspec.Struct, frozen=True, gc=False):
@@ -69,9 +124,11 @@ class TableDelta(msgspec.Struct, frozen=True, kw_only=True):
     chains: tuple[ChainWrite, ...] = ()
     hooks: tuple[HookWrite, ...] = ()
     deletions: tuple[ChainKey, ...] = ()
+    sets: tuple[SetWrite, ...] = ()
+    set_deletions: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.chains or self.hooks or self.deletions)
+        return bool(self.chains or self.hooks or self.deletions or self.sets or self.set_deletions)
 
 
 class TableBackend(Protocol):

@@ -16,6 +16,7 @@ from calico_engine.ruleset.digest import COMMENT_PREFIX, rule_hashes
 from calico_engine.ruleset.ir import (
     Accept,
     AddrTypeIs,
+    Classify,
     Continue,
     CtStateIn,
     CtStatusDnat,
@@ -218,8 +219,8 @@ def _op(op: Op) -> str:  # noqa: C901  one arm per operation, nothing else
             return "--jump NOTRACK"
         case Continue():
             return ""
-        case DispatchByInterface():
-            raise TypeError("DispatchByInterface has no iptables spelling: lower the chain first")
+        case DispatchByInterface() | Classify():
+            raise TypeError(f"{type(op).__name__} has no iptables spelling: lower the chain first")
         case _:
             assert_never(op)
 
