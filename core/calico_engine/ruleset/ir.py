@@ -253,8 +253,8 @@ class DispatchByInterface(_Node, frozen=True):
 class Classify(_Node, frozen=True):
     """Carry out the verdict that a verdict table has for the packet: its identity on `side`, and its service.
 
-    Ends the chain: a table has a verdict for every packet. `linear` is the chain that some of its verdicts go to, "" for
-    none. Only backends with verdict maps get it (settings.Layout.NATIVE). Source: ruleset.classify.
+    Ends the chain: a table has a verdict for every packet. `linear` is the chain that some of its verdicts go to, ""
+    for none. Only backends with verdict maps get it (settings.Layout.NATIVE). Source: ruleset.classify.
     """
 
     table: str
