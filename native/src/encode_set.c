@@ -51,7 +51,10 @@ static size_t put_member(uint8_t *member, const uint8_t *row)
         memcpy(at, nomatch, sizeof nomatch);
         at += sizeof nomatch;
     }
-    at = protocol ? put_byte(at, ATTR_PROTO, protocol) : put_byte(at, ATTR_CIDR, prefix_bits);
+    if (protocol)
+        at = put_byte(at, ATTR_PROTO, protocol);
+    else if (prefix_bits != address_size * 8)
+        at = put_byte(at, ATTR_CIDR, prefix_bits);
     at = put_header(at, 8 + address_size, ATTR_IP | NESTED);
     at = put_header(at, 4 + address_size, (family == 4 ? IPADDR_IPV4 : IPADDR_IPV6) | NET_BYTEORDER);
     memcpy(at, row + 2, address_size);

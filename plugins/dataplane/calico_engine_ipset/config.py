@@ -15,6 +15,6 @@ class KernelAccess(StrEnum):
 
 
 class IpsetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[options.ipset]`. Netlink falls back to the program where the kernel does not have it."""
+    """`[options.ipset]`. Netlink is the default; where it cannot be had, the program does the work, slower."""
 
-    kernel_access: KernelAccess = KernelAccess.PROGRAM
+    kernel_access: KernelAccess = KernelAccess.NETLINK

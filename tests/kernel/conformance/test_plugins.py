@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
 import re
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +15,7 @@ import msgspec
 import pytest
 from tests.kernel.conftest import NodeNamespace
 
+from calico_engine.kernel.namespaces import CAP_NET_ADMIN
 from calico_engine.messages import Batch
 from calico_engine.plugin import ApplyResult, Change, Dataplane, PluginContext
 from calico_engine.settings import FelixSettings
@@ -65,6 +69,23 @@ def _sum(results: Sequence[ApplyResult]) -> ApplyResult:
     )
 
 
+@contextmanager
+def without_net_admin() -> Iterator[None]:
+    """Take CAP_NET_ADMIN from this thread's effective set; the kernel then refuses its netlink requests."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    # _LINUX_CAPABILITY_VERSION_3, this thread; effective, permitted and inheritable, twice 32 bits.
+    header = struct.pack("=Ii", 0x20080522, 0)
+    before = ctypes.create_string_buffer(24)
+    assert libc.capget(header, before) == 0
+    sets = list(struct.unpack("=6I", before.raw))
+    sets[0] &= ~(1 << CAP_NET_ADMIN)
+    assert libc.capset(header, struct.pack("=6I", *sets)) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, before.raw) == 0
+
+
 class NodeHarness:
     """Plugins in a network namespace; what they made is read with the tools."""
 
@@ -96,14 +117,17 @@ class NodeHarness:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """The tools that write are in front of everybody's PATH, and fail."""
+        """The tools that write are in front of everybody's PATH, and fail; netlink lacks the capability."""
+        # A thread keeps what its maker had: the loop's first worker is made now, and not for good without.
+        asyncio.get_running_loop().run_in_executor(None, str)
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             for stem in ("ipset", "iptables-legacy-restore", "iptables-nft-restore"):
                 program = Path(folder, stem)
                 program.write_text("#!/bin/sh\necho 'no memory' >&2\nexit 4\n")
                 program.chmod(0o755)
             patch.setenv("PATH", folder, prepend=":")
-            yield
+            with without_net_admin():
+                yield
 
 
 def read_tables(variant: str) -> Callable[[NodeNamespace], object]:
