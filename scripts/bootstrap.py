@@ -42,7 +42,7 @@ SYSTEM_PACKAGES = (
 PYTHON_PACKAGES = ("python3-dev", "python3-venv")
 DERIVED = (
     *(".venv", ".tox", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", ".import_linter_cache"),
-    *("build", "dist", "native/build", "bench/results"),
+    *("build", "dist", "native/build", "bench/out"),
 )
 
 
