@@ -250,16 +250,28 @@ class DispatchByInterface(_Node, frozen=True):
     goto: bool = True
 
 
+class Level(StrEnum):
+    """One of the maps that a verdict table is in the kernel, by what its key is made of (ruleset.classify.exact)."""
+
+    PORTS = "ports"  # identity pair, protocol, destination port
+    PROTOCOLS = "protocols"  # identity pair, protocol
+    IDENTITIES = "identities"  # identity pair
+    WORLD_PORTS = "world-ports"  # protocol, destination port
+    WORLD = "world"  # protocol; the catch-all is for all other protocols
+
+
 class Classify(_Node, frozen=True):
     """Carry out the verdict that a verdict table has for the packet: its identity on `side`, and its service.
 
     Ends the chain: a table has a verdict for every packet. `linear` is the chain that some of its verdicts go to, ""
-    for none. Only backends with verdict maps get it (settings.Layout.NATIVE). Source: ruleset.classify.
+    for none. A backend asks the maps `<table>-<level>` in order, one rule each, until one has an entry. Only backends
+    with verdict maps get it (settings.Layout.NATIVE). Source: ruleset.classify.
     """
 
     table: str
     side: Side
     linear: str = ""
+    levels: tuple[Level, ...] = (Level.WORLD,)
 
 
 Op = (

@@ -1,8 +1,9 @@
 """Say a verdict table in exact keys alone, so that the kernel can hold it in hashes.
 
 Pure. Service classes cover ranges of ports, and a look into a kernel's map of ranges of (protocol, port) costs ten
-times that into a hash (6.18: 300 ns, 3.5 us with 1000 ranges). So the few ports that differ from their protocol are spelt out, and what remains is said per protocol,
-per identity, and at last for the world. Levels are asked in order; the first that has an entry decides.
+times that into a hash (6.18: 300 ns, 3.5 us with 1000 ranges). So the few ports that differ from their protocol are
+spelt out, and what remains is said per protocol, per identity, and at last for the world. Levels are asked in order;
+the first that has an entry decides.
 """
 
 from __future__ import annotations
