@@ -11,7 +11,15 @@ from cffi import FFI
 
 NATIVE = Path(__file__).resolve().parent
 HEADER = NATIVE / "include" / "ce_fastpath.h"
-SOURCES = ("sort_rows.c", "diff_rows.c", "longest_prefix.c", "encode_set.c", "parse_set.c")
+SOURCES = (
+    "sort_rows.c",
+    "diff_rows.c",
+    "subtract_rows.c",
+    "longest_prefix.c",
+    "pack_set.c",
+    "encode_set.c",
+    "parse_set.c",
+)
 
 
 def read_declarations() -> str:

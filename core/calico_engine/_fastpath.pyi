@@ -42,6 +42,19 @@ class _Lib:
     def ce_parse_set_dump(
         self, dump: object, length: int, rows: object, n_rows_max: int, n_rows: object
     ) -> int: ...
+    def ce_subtract_rows(
+        self,
+        rows: object,
+        n_rows: int,
+        others: object,
+        n_others: int,
+        row_size: int,
+        left: object,
+        n_left: object,
+    ) -> int: ...
+    def ce_pack_set_members(
+        self, text: object, length: int, rows: object, n_rows_max: int, counts: object
+    ) -> int: ...
 
 ffi: FFI
 lib: _Lib

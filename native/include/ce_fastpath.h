@@ -27,6 +27,12 @@ int ce_diff_rows(const uint8_t *desired, size_t n_desired, const uint8_t *actual
                  size_t key_size, size_t row_size, uint32_t *added, uint32_t *changed,
                  uint32_t *removed, size_t *counts);
 
+/* The rows that others does not have, in their order, each once.
+ * rows, others: sorted; a row may be there twice. left: room for n_rows rows. n_left: 1 place.
+ * -EINVAL: row_size is 0, or a buffer is not sorted; -EOVERFLOW: a buffer's length does not fit size_t. */
+int ce_subtract_rows(const uint8_t *rows, size_t n_rows, const uint8_t *others, size_t n_others, size_t row_size,
+                     uint8_t *left, size_t *n_left);
+
 /* The longest prefix that covers an address, for each of n_addresses.
  * prefixes: n_prefixes rows of address_size + 1 bytes (network address, prefix length in bits),
  * sorted, host bits zero, none twice. addresses: n_addresses x address_size bytes.
@@ -48,6 +54,14 @@ int ce_longest_prefix(const uint8_t *prefixes, size_t n_prefixes, const uint8_t 
 int ce_encode_set_members(const uint8_t *head, size_t head_size, const uint8_t *rows, size_t n_rows,
                           size_t per_message, uint8_t *messages, size_t room, uint32_t *ends,
                           size_t n_ends, size_t *counts);
+
+/* Members of a kernel set, as text, to rows. Spelling: core/calico_engine/fastpath/set_text.py.
+ * text: length bytes, a newline between members, not trusted. rows: room for n_rows_max rows; one a newline and
+ * one more are always enough. counts: 2 places, the rows written and where the last line begins.
+ * -EINVAL: that line is no member; -ENOSPC: n_rows_max is too small; -EOVERFLOW: n_rows_max x 21 does
+ * not fit size_t. */
+int ce_pack_set_members(const uint8_t *text, size_t length, uint8_t *rows, size_t n_rows_max,
+                        size_t *counts);
 
 /* The members in a dump of one set, as rows, in the dump's order.
  * dump: length bytes, the kernel's messages back to back, not trusted. rows: room for n_rows_max

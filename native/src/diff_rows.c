@@ -22,15 +22,17 @@ int ce_diff_rows(const uint8_t *desired, size_t n_desired, const uint8_t *actual
         n_desired > UINT32_MAX || n_actual > UINT32_MAX)
         return -EOVERFLOW;
     while (d < n_desired || a < n_actual) {
-        const uint8_t *want = desired + d * row_size, *have = actual + a * row_size;
+        /* A buffer of no rows may be NULL, to which nothing may be added, not even 0. */
+        const uint8_t *want = d < n_desired ? desired + d * row_size : NULL;
+        const uint8_t *have = a < n_actual ? actual + a * row_size : NULL;
         int order;
 
         if ((d < n_desired && out_of_order(desired, d, key_size, row_size)) ||
             (a < n_actual && out_of_order(actual, a, key_size, row_size)))
             return -EINVAL;
-        if (d == n_desired)
+        if (want == NULL)
             order = 1;
-        else if (a == n_actual)
+        else if (have == NULL)
             order = -1;
         else
             order = memcmp(want, have, key_size);

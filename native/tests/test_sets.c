@@ -1,4 +1,4 @@
-/* C tests of the set encoder and the dump parser, run under ASan and UBSan.
+/* C tests of the set encoder, the dump parser and the parser of members as text, run under ASan and UBSan.
  * Equality with the Python twin is tested in tests/property/fastpath, random bytes in fuzz/. */
 #include "ce_fastpath.h"
 #include "check.h"
@@ -147,13 +147,68 @@ static void test_parser_passes_other_messages_over(void)
     CHECK(ce_parse_set_dump(messages, counts[0], rows, 1, &n_rows) == 0 && n_rows == 0);
 }
 
+static int pack(const char *text, uint8_t *rows, size_t n_rows_max, size_t *counts)
+{
+    size_t length = strlen(text);
+    uint8_t *exact = new_bytes(length), *room = new_bytes(n_rows_max * ROW_SIZE);
+    int code;
+
+    memcpy(exact, text, length);
+    code = ce_pack_set_members(exact, length, room, n_rows_max, counts);
+    memcpy(rows, room, counts[0] * ROW_SIZE);
+    free(room);
+    free(exact);
+    return code;
+}
+
+static void test_text_becomes_rows(void)
+{
+    uint8_t rows[4 * ROW_SIZE], expected[2 * ROW_SIZE];
+    size_t counts[2];
+
+    make_row(expected, 4, 32, 1, 0);
+    make_row(expected + ROW_SIZE, 4 | 0x80, 12, 0, 0);
+    expected[ROW_SIZE + 3] = 0xf0;
+    CHECK(pack("10.0.0.1\n10.255.255.255/12 nomatch", rows, 3, counts) == 0 && counts[0] == 2);
+    CHECK(memcmp(rows, expected, sizeof expected) == 0);
+    make_row(expected, 4, 32, 1, 6);
+    CHECK(pack("10.0.0.1,tcp:80", rows, 1, counts) == 0 && memcmp(rows, expected, ROW_SIZE) == 0);
+    CHECK(pack("10.0.0.1\n", rows, 2, counts) == -EINVAL && counts[1] == 9);
+    CHECK(pack("", rows, 0, counts) == 0 && counts[0] == 0);
+    CHECK(pack("10.0.0.1\n10.0.0.2", rows, 1, counts) == -ENOSPC);
+    CHECK(pack("10.0.0.1\n10.0.0\n10.0.0.3", rows, 4, counts) == -EINVAL && counts[0] == 1 && counts[1] == 9);
+    CHECK(ce_pack_set_members(NULL, 0, NULL, SIZE_MAX / 20, counts) == -EOVERFLOW);
+}
+
+static void test_text_that_is_cut_off_is_no_member_or_another(void)
+{
+    static const char *const members[] = {"fd00:0:ffff::1.2.3.4/128", "1:2:3:4:5:6:7:8,udplite:65535", "10.0.0.0/8 nomatch"};
+    uint8_t rows[ROW_SIZE];
+    char text[40];
+    size_t counts[2];
+
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
+        for (size_t length = 0; length <= strlen(members[i]); length++) {
+            int code;
+
+            memcpy(text, members[i], length);
+            text[length] = 0;
+            code = pack(text, rows, 1, counts);
+            CHECK(code == 0 || code == -EINVAL);
+            CHECK(length < strlen(members[i]) || code == 0);
+        }
+    }
+}
+
 int main(void)
 {
+    test_text_becomes_rows();
+    test_text_that_is_cut_off_is_no_member_or_another();
     test_member_is_as_the_kernel_wants_it();
     test_what_is_encoded_is_read_back();
     test_encoder_refuses_what_it_cannot_do();
     test_parser_refuses_what_is_cut_off();
     test_parser_passes_other_messages_over();
-    puts("set messages C tests: 5 passed under ASan and UBSan");
+    puts("set messages C tests: 7 passed under ASan and UBSan");
     return 0;
 }

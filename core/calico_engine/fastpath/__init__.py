@@ -2,13 +2,13 @@
 
 Pure but for one reading of CALICO_ENGINE_FASTPATH at import: `pure` or `native` forces a backend
 (native then fails with ImportError where it was not built), unset takes native if it is there. Both
-give equal results; pure.py and set_messages.py are the specification.
+give equal results; pure.py, set_messages.py and set_text.py are the specification.
 """
 
 import os
 from typing import Literal
 
-from calico_engine.fastpath import pure, set_messages
+from calico_engine.fastpath import pure, set_messages, set_text
 from calico_engine.fastpath.set_messages import SET_ROW_SIZE
 
 Backend = Literal["native", "pure"]
@@ -35,12 +35,15 @@ if _BACKEND == "native":
         diff_rows,
         encode_set_members,
         longest_prefix,
+        pack_set_members,
         parse_set_dump,
         sort_rows,
+        subtract_rows,
     )
 else:
-    from calico_engine.fastpath.pure import diff_rows, longest_prefix, sort_rows
+    from calico_engine.fastpath.pure import diff_rows, longest_prefix, sort_rows, subtract_rows
     from calico_engine.fastpath.set_messages import encode_set_members, parse_set_dump
+    from calico_engine.fastpath.set_text import pack_set_members
 
 
 def backend() -> Backend:
@@ -55,8 +58,11 @@ __all__ = [
     "diff_rows",
     "encode_set_members",
     "longest_prefix",
+    "pack_set_members",
     "parse_set_dump",
     "pure",
     "set_messages",
+    "set_text",
     "sort_rows",
+    "subtract_rows",
 ]

@@ -6,7 +6,7 @@ Pure. Importing this module fails with ImportError where the extension was not b
 from collections.abc import Sequence
 
 from calico_engine._fastpath import ffi, lib
-from calico_engine.fastpath import set_messages
+from calico_engine.fastpath import set_messages, set_text
 from calico_engine.fastpath.pure import check_address_size, check_key_size, check_rows
 from calico_engine.fastpath.set_messages import SET_ROW_SIZE
 
@@ -43,6 +43,20 @@ def diff_rows(
     )
     _check(code, "desired or actual: rows not sorted, or a key twice")
     return list(added[0 : counts[0]]), list(changed[0 : counts[1]]), list(removed[0 : counts[2]])
+
+
+def subtract_rows(rows: bytes, others: bytes, row_size: int) -> bytes:
+    """Return the rows that others does not have, in their order, each once.
+
+    Raises: ValueError unless both buffers are sorted; a row may be there twice.
+    """
+    n_rows = check_rows("rows", rows, row_size)
+    n_others = check_rows("others", others, row_size)
+    left = bytearray(len(rows))
+    n_left = ffi.new("size_t *")
+    code = lib.ce_subtract_rows(_view(rows), n_rows, _view(others), n_others, row_size, _view(left), n_left)
+    _check(code, "rows or others: not sorted")
+    return bytes(memoryview(left)[: n_left[0] * row_size])
 
 
 def longest_prefix(prefixes: bytes, addresses: bytes, address_size: int) -> Sequence[int]:
@@ -95,6 +109,21 @@ def parse_set_dump(dump: bytes) -> bytes:
     code = lib.ce_parse_set_dump(_view(dump), len(dump), _view(rows), n_rows_max, n_rows)
     _check(code, set_messages.BAD_DUMP)
     return bytes(memoryview(rows)[: n_rows[0] * SET_ROW_SIZE])
+
+
+def pack_set_members(text: bytes) -> bytes:
+    """Return the members, a newline between them, as rows in the order given; bits after a prefix are zero, as in the kernel.
+
+    Raises: ValueError naming the first that is no member.
+    """
+    n_rows_max = text.count(b"\n") + 1
+    rows = bytearray(n_rows_max * SET_ROW_SIZE)
+    counts = ffi.new("size_t[2]")
+    code = lib.ce_pack_set_members(_view(text), len(text), _view(rows), n_rows_max, counts)
+    if code == -_EINVAL:
+        raise ValueError(set_text.bad_member(text[counts[1] :].partition(b"\n")[0]))
+    _check(code, "text")
+    return bytes(memoryview(rows)[: counts[0] * SET_ROW_SIZE])
 
 
 def _view(buffer: bytes | bytearray) -> object:

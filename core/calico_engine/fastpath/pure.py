@@ -87,6 +87,20 @@ def longest_prefix(prefixes: bytes, addresses: bytes, address_size: int) -> Sequ
     return found
 
 
+def subtract_rows(rows: bytes, others: bytes, row_size: int) -> bytes:
+    """Return the rows that others does not have, in their order, each once.
+
+    Raises: ValueError unless both buffers are sorted; a row may be there twice.
+    """
+    check_rows("rows", rows, row_size)
+    check_rows("others", others, row_size)
+    split, split_others = _split(rows, row_size), _split(others, row_size)
+    if any(a > b for some in (split, split_others) for a, b in pairwise(some)):
+        raise ValueError("rows or others: not sorted")
+    present = set(split_others)
+    return b"".join(row for row in dict.fromkeys(split) if row not in present)
+
+
 def _split(rows: bytes, row_size: int) -> list[bytes]:
     return [rows[i : i + row_size] for i in range(0, len(rows), row_size)]
 

@@ -41,6 +41,32 @@ def test_sort_rows(rows: bytes, row_size: int) -> None:
     assert outcome(native.sort_rows, rows, row_size) == outcome(pure.sort_rows, rows, row_size)
 
 
+@given(
+    st.lists(st.binary(min_size=3, max_size=3), min_size=300, max_size=400), st.integers(0, 2), st.booleans()
+)
+def test_sort_rows_of_which_some_bytes_are_the_same(rows: list[bytes], same: int, low: bool) -> None:
+    some = b"".join(
+        row[:same] + bytes(9) + bytes(value & 1 if low else value for value in row[same:]) for row in rows
+    )
+
+    assert native.sort_rows(some, 12) == pure.sort_rows(some, 12)
+
+
+@given(st.data())
+def test_subtract_rows(data: st.DataObject) -> None:
+    row_size = data.draw(st.integers(1, 4))
+    rows, others = (data.draw(row_buffers(row_size, row_size)) for _ in range(2))
+    if data.draw(st.booleans()):
+        rows = pure.sort_rows(rows + rows[: 3 * row_size], row_size)
+
+    by_c = outcome(native.subtract_rows, rows, others, row_size)
+
+    assert by_c == outcome(pure.subtract_rows, rows, others, row_size)
+    if isinstance(by_c, bytes):
+        found = [by_c[i : i + row_size] for i in range(0, len(by_c), row_size)]
+        assert found == sorted(set(found))
+
+
 @given(st.data())
 def test_diff_rows(data: st.DataObject) -> None:
     key_size = data.draw(st.integers(1, 4))

@@ -12,7 +12,7 @@ from calico_engine.kernel.set_rows import pack_members, unpack_members
 
 @given(st.lists(st.ip_addresses()))
 def test_addresses_come_back(addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> None:
-    rows = pack_members(map(str, addresses))
+    rows = pack_members([str(address) for address in addresses])
 
     assert len(rows) == len(addresses) * SET_ROW_SIZE
     assert [ipaddress.ip_address(member) for member in unpack_members(rows)] == addresses
@@ -54,6 +54,8 @@ def test_exception_of_a_set_is_told_apart() -> None:
             "10.0.0.1,0:80",
             "10.0.0.1 ",
             "10.0.0.1 timeout 3",
+            "10.0.0.1\n10.0.0.2",
+            "10.0.0.1\n",
         ),
     ],
 )
@@ -62,3 +64,9 @@ def test_what_is_no_member_is_named(member: str) -> None:
         pack_members(["10.0.0.1", member])
 
     assert repr(member) in str(raised.value)
+
+
+def test_a_set_of_one_empty_member_is_no_empty_set() -> None:
+    assert pack_members([]) == b""
+    with pytest.raises(ValueError, match="member ''"):
+        pack_members([""])
