@@ -24,8 +24,12 @@ test: venv
 lint type unit kernel packaging: venv
 	@$(BIN)/tox run -q -e $@
 
+# ONLY=nft-load runs one scenario, FULL=1 takes the rounds of a figure to quote. The plot needs an extra; without a
+# network it is left out.
 bench: venv
-	@$(BIN)/python -m bench
+	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt matplotlib || true
+	@$(BIN)/python -m bench $(ONLY) $(if $(FULL),--full)
 
 soak: venv
 	@$(BIN)/python -m bench.soak

@@ -1,4 +1,7 @@
-"""Run every benchmark in a short form and print its table: `make bench` or `python -m bench [NAME ...] [--full]`."""
+"""Run every benchmark in a short form: `make bench`, `make bench ONLY=nft-load`, `python -m bench [NAME ...] [--full]`.
+
+Each prints its own table; together their rows go to bench/out as results.json, results.md and results.png.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +10,49 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 import calico_engine
+from bench import figures
+from bench.figures import Figure
+from bench.plot import write_plot
+
+OUT = Path(__file__).resolve().parent / "out"
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
-    """A module of this package that prints one table. `needs_root` where it makes network namespaces."""
+    """A module of this package. `needs_root` where it makes network namespaces; `says_rows` where `--json` does it."""
 
     module: str
     short: tuple[str, ...] = ()
     full: tuple[str, ...] = ()
-    needs_root: bool = False
+    needs_root: bool = True
+    says_rows: bool = False
 
 
 BENCHES = {
-    "ipset": Bench(module="bench.ipset", short=("--rounds", "5"), full=("--rounds", "21"), needs_root=True),
-    "calc_graph": Bench(
+    "nft-load": Bench(module="bench.nft_load", short=("--rounds", "5"), full=("--rounds", "11")),
+    "nft-change": Bench(module="bench.nft_change", short=("--rounds", "7"), full=("--rounds", "21")),
+    "nft-set": Bench(module="bench.nft_set", short=("--rounds", "5"), full=("--rounds", "11")),
+    "iptables": Bench(module="bench.iptables", short=("--rounds", "3"), full=("--rounds", "9")),
+    "ipset": Bench(module="bench.ipset", short=("--rounds", "5"), full=("--rounds", "21"), says_rows=True),
+    "diff": Bench(module="bench.diff", short=("--rounds", "7"), full=("--rounds", "21"), needs_root=False),
+    "packet-path": Bench(module="bench.packet_path", full=("--full",)),
+    "calc-graph": Bench(
         module="bench.calc_graph",
         short=("--rounds", "1", "--scenario", "10k-endpoints-1k-netset-policies"),
+        needs_root=False,
     ),
-    "startup": Bench(
-        module="bench.startup", short=("--rounds", "3"), full=("--rounds", "7"), needs_root=True
-    ),
-    "latency": Bench(
-        module="bench.latency", short=("--changes", "30"), full=("--changes", "200"), needs_root=True
-    ),
+    "startup": Bench(module="bench.startup", short=("--rounds", "3"), full=("--rounds", "7")),
+    "latency": Bench(module="bench.latency", short=("--changes", "30"), full=("--changes", "200")),
     "latency-1000-policies": Bench(
         module="bench.latency",
         short=("--changes", "30", "--policies", "1000"),
         full=("--changes", "200", "--policies", "1000"),
-        needs_root=True,
     ),
 }
 
@@ -48,6 +61,7 @@ _TOOLS = (
     ("iptables-legacy", "--version"),
     ("nft", "--version"),
     ("ipset", "--version"),
+    ("cc", "--version"),
 )
 
 
@@ -80,21 +94,44 @@ def header() -> str:
     )
 
 
-def run(name: str, bench: Bench, arguments: Sequence[str]) -> bool:
-    """Run one benchmark; return whether it came to its end."""
+def run(name: str, bench: Bench, arguments: Sequence[str]) -> tuple[bool, list[Figure]]:
+    """Run one benchmark; return whether it came to its end, and its rows."""
     command = [sys.executable, "-m", bench.module, *arguments]
     print(f"\n== {name}: python -m {bench.module} {' '.join(arguments)}", flush=True)
     if bench.needs_root and os.geteuid() != 0:
         print("left out: it makes network namespaces, which takes root")
-        return True
-    done = subprocess.run(command, check=False)
-    if done.returncode != 0:
-        print(f"failed with exit code {done.returncode}")
-    return done.returncode == 0
+        return True, []
+    with tempfile.TemporaryDirectory(prefix="ce-bench-") as directory:
+        path = Path(directory, "rows.json")
+        if bench.says_rows:
+            with path.open("wb") as rows:
+                done = subprocess.run([*command, "--json"], check=False, stdout=rows)
+        else:
+            done = subprocess.run([*command, "--figures", str(path)], check=False)
+        if done.returncode != 0:
+            print(f"failed with exit code {done.returncode}")
+            return False, []
+        found = figures.read(path) if path.exists() else []
+    if bench.says_rows:
+        print(figures.table(found), flush=True)
+    return True, found
+
+
+def save(machine: str, found: Sequence[Figure]) -> None:
+    """Write the results in their three forms."""
+    OUT.mkdir(exist_ok=True)
+    figures.write(OUT / "results.json", found)
+    (OUT / "results.md").write_text(
+        f"# Results\n\n```\n{machine}\n```\n\nMedians; a ratio is the median of the rounds' ratios. "
+        f"How to read them: docs/benchmarks.md.\n\n{figures.markdown(found)}",
+        encoding="utf-8",
+    )
+    print(f"\nwrote {OUT / 'results.json'}, results.md")
+    print(write_plot(OUT / "results.png", found, machine))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all if none is given"
     )
@@ -103,11 +140,15 @@ def main() -> int:
     unknown = sorted(set(options.names) - BENCHES.keys())
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")
-    print(header())
-    fine = True
+    machine = header()
+    print(machine)
+    fine, found = True, []
     for name in options.names or BENCHES:
         bench = BENCHES[name]
-        fine = run(name, bench, bench.full if options.full else bench.short) and fine
+        done, rows = run(name, bench, bench.full if options.full else bench.short)
+        fine = fine and done
+        found += rows
+    save(machine, found)
     return 0 if fine else 1
 
 

@@ -1,6 +1,6 @@
 """Time and memory of the calculation graph at the sizes of the reference's calc_graph_bench_test.go.
 
-    python bench/calc_graph.py [--scenario NAME ...] [--rounds N] [--json]
+    python -m bench.calc_graph [--scenario NAME ...] [--rounds N] [--json]
 
 Every round runs in a process of its own: all resources are built first, then handed to a fresh graph in the
 reference's order (policies, profiles, remote endpoints, network sets, local endpoints), then IN_SYNC and one flush.
@@ -18,11 +18,13 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
+from bench import figures
+from bench.figures import Figure
 from calico_engine.calc import CalcGraph
 from calico_engine.messages import ActivePolicyUpdate, IPSetUpdate, WorkloadEndpointUpdate
 from calico_engine.model import (
@@ -233,11 +235,26 @@ def run(scenario: Scenario) -> Result:
     )
 
 
+def rows_of(name: str, results: Sequence[Result]) -> list[Figure]:
+    """Return the rows of results.json: there is nothing to compare with in the same run."""
+    values = {
+        "CPU": ("s", [result.cpu_seconds for result in results]),
+        "CPU of the first flush": ("s", [result.flush_cpu_seconds for result in results]),
+        "memory at the peak": ("MiB", [result.peak_mib for result in results]),
+    }
+    return [
+        row
+        for subject, (unit, numbers) in values.items()
+        for row in figures.rows(f"calc-graph {name}", {f"calico-engine, {subject}": numbers}, unit=unit)
+    ]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--scenario", action="append", choices=sorted(SCENARIOS), help="default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="print JSON lines")
+    figures.add_arguments(parser)
     parser.add_argument("--one-round", choices=sorted(SCENARIOS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one_round:
@@ -245,12 +262,14 @@ def main() -> int:
         return 0
     if not args.json:
         print(f"{'scenario':<46} {'wall s':>7} {'cpu s':>7} {'flush':>7} {'MiB':>7} {'peak':>7}  said")
+    found: list[Figure] = []
     for name in args.scenario or SCENARIOS:
-        command = [sys.executable, __file__, "--one-round", name]
+        command = [sys.executable, "-m", "bench.calc_graph", "--one-round", name]
         results = [
             msgspec.json.decode(subprocess.run(command, check=True, capture_output=True).stdout, type=Result)
             for _ in range(args.rounds)
         ]
+        found += rows_of(name, results)
         middle = sorted(results, key=lambda result: result.cpu_seconds)[len(results) // 2]
         peak = statistics.median(result.peak_mib for result in results)
         if args.json:
@@ -261,6 +280,7 @@ def main() -> int:
                 f" {middle.graph_mib:7.0f} {peak:7.0f}  {middle.messages} messages, {middle.sets} sets,"
                 f" {middle.members} members, {middle.policies} policies, {middle.endpoints} endpoints"
             )
+    figures.write(args.figures, found)
     return 0
 
 

@@ -34,7 +34,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 class Subject(msgspec.Struct, frozen=True):
     """One way to do the same. `measure` returns its value in the scenario's unit; the others are not measured.
 
-    `prepare` comes before it, `verify` after it: it raises WrongContentError where the kernel does not hold what it should.
+    `prepare` comes before it, `verify` after it: raises WrongContentError where the kernel holds something else.
     """
 
     name: str

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import msgspec
 
+from bench import figures
 from calico_engine.lab.cluster import Lab, LabWish
 from calico_engine.model import load
 from calico_engine.ruleset.ir import Family
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=100)
     parser.add_argument("--policies", type=int, default=0, help="other policies that apply")
     parser.add_argument("--json", action="store_true")
+    figures.add_arguments(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ce-latency-") as base:
         manifests = Path(base, "manifests")
@@ -220,6 +222,18 @@ def main() -> None:
         Row(kind, len(values), percentile(values, 50), percentile(values, 99))
         for kind, values in results.items()
     ]
+    figures.write(
+        options.figures,
+        [
+            row
+            for kind, values in results.items()
+            for row in figures.rows(
+                f"latency {kind}, {options.policies} other policies",
+                {"calico-engine, p50": values},
+                unit="ms",
+            )
+        ],
+    )
     if options.json:
         print(msgspec.json.encode(rows).decode())
         return

@@ -144,7 +144,7 @@ class Node:
                 raise WrongContentError(f"{self._stack.name}: {problems}")
 
     def program(self, batch: Batch) -> None:
-        """Make the plugins, tell them a state, and apply it. Raises: WrongContentError where they have problems with it."""
+        """Make the plugins, tell them a state, and apply it. Raises: WrongContentError for problems with it."""
         self.run(self._program(batch))
 
     async def _close_dataplanes(self) -> None:

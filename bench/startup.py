@@ -29,6 +29,8 @@ from typing import Any
 
 import msgspec
 
+from bench import figures
+
 NODE = "node1"
 _STALL_TICK_S = 0.001
 _TIMEOUT_S = 300.0
@@ -272,6 +274,13 @@ def table_row(name: str, start: Start) -> str:
     )
 
 
+def rows_of(name: str, starts: list[Start]) -> list[figures.Figure]:
+    """Return the rows of results.json: CPU time of the engine, over that of the programs which it runs."""
+    own, programs = "calico-engine, own CPU", "the programs it runs, CPU"
+    values = {own: [start.own_ms for start in starts], programs: [start.restore_ms for start in starts]}
+    return figures.rows(f"startup {name}", values, peers={own: [programs]}, unit="ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -283,6 +292,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=("nft", "legacy"), action="append")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    figures.add_arguments(parser)
     parser.add_argument("--start", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.start:
@@ -294,10 +304,16 @@ def main() -> None:
             f"{load.policies} policies of {load.rules} rules, {load.endpoints} endpoints; ms, medians of rounds"
         )
     results: dict[str, Start] = {}
+    found: list[figures.Figure] = []
     for backend in options.backend or ("nft", "legacy"):
         rounds = [run_round(load, backend) for _ in range(options.rounds)]
-        results[f"{backend} first"] = median([found.first for found in rounds])
-        results[f"{backend} restart"] = median([found.again for found in rounds])
+        for name, starts in (
+            ("first", [each.first for each in rounds]),
+            ("restart", [each.again for each in rounds]),
+        ):
+            results[f"{backend} {name}"] = median(starts)
+            found += rows_of(f"{backend} {name}", starts)
+    figures.write(options.figures, found)
     if options.json:
         print(msgspec.json.encode(results).decode())
         return

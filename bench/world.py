@@ -28,7 +28,7 @@ ALLOWED_PORT, DENIED_PORT = 5201, 5202
 REMOTE_ADDRESSES = 50_000
 #: endpoint_world: how many sets, of how many members; rules of the linear form that an endpoint brings about.
 SHARED_SETS, SHARED_MEMBERS = 20, 100
-RULES_PER_ENDPOINT = 29
+RULES_PER_ENDPOINT = 30
 
 
 def addresses(count: int, first: int = 10 << 24 | 100 << 16) -> list[str]:
@@ -148,3 +148,15 @@ def _own_rules(number: int, version: int) -> Iterator[ActiveRule]:
             src_sets=(f"s:shared-{(number + rule) % SHARED_SETS}",),
             dst_ports=ports(1000 + 100 * version + 10 * rule + number % 7),
         )
+
+
+def set_world(members: int) -> Batch:
+    """Return a node with one endpoint, whose one policy lets in a set of so many addresses."""
+    rule = ActiveRule(action=Action.ALLOW, protocol=TCP, src_sets=("s:members",), dst_ports=ports(80))
+    return batch(
+        make_set("s:members", *addresses(members, 10 << 24)),
+        make_policy_update("policy", inbound=(rule,), outbound=(ActiveRule(action=Action.ALLOW),)),
+        make_workload_update(
+            "endpoint", interface=interface(0), networks=("10.65.0.1/32",), tiers=(make_tier("policy"),)
+        ),
+    )

@@ -165,7 +165,7 @@ def refresh_constraints() -> None:
     say("resolving the newest versions (a minute)")
     run([sys.executable, "-m", "venv", "--clear", str(scratch)])
     run([python, "-m", "pip", "install", "--quiet", "--upgrade", "pip", "setuptools"])
-    run([python, "-m", "pip", "install", "--quiet", f"{ROOT}[dev]"])
+    run([python, "-m", "pip", "install", "--quiet", f"{ROOT}[dev,bench]"])
     done = subprocess.run(
         [python, "-m", "pip", "freeze", "--all"], text=True, capture_output=True, check=True
     )
