@@ -22,6 +22,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     chain_name_chars: int = 28
     multiport_slots: int = 15
     has_verdict_maps: bool = False
+    has_named_sets: bool = False
 
 
 class HookRule(msgspec.Struct, frozen=True, gc=False):
@@ -130,6 +131,11 @@ class TableDelta(msgspec.Struct, frozen=True, kw_only=True):
     def __bool__(self) -> bool:
         return bool(self.chains or self.hooks or self.deletions or self.sets or self.set_deletions)
 
+    @property
+    def element_count(self) -> int:
+        """How many elements of sets come or go."""
+        return sum(len(write.added) + len(write.removed) for write in self.sets)
+
 
 class TableBackend(Protocol):
     """One table tool for one address family."""
@@ -160,8 +166,8 @@ class TableBackend(Protocol):
         """Return texts by which the rules placed and then those appended can be deleted later. Pure."""
         ...
 
-    def blame(self, error: KernelError, /) -> ChainKey | None:
-        """Return the chain whose line made a commit fail, when the error tells. Pure."""
+    def blame(self, error: KernelError, /) -> ChainKey | str | None:
+        """Return the chain, or the name of the set, that made a commit fail, when the error tells. Pure."""
         ...
 
     async def read_back(self) -> ActualTables:

@@ -33,6 +33,7 @@ _MAX_CLOSED_PER_APPLY = 50
 _STUBBORN_RETRY_S = 30.0
 #: Fewer chains than this are spelled faster than a thread is woken.
 _INLINE_RENDER_CHAINS = 100
+_INLINE_RENDER_ELEMENTS = 2000
 
 
 class _Intervals(TypedDict):
@@ -56,10 +57,13 @@ class TableDataplane:
         backends: Sequence[TableBackend],
         *,
         clock: Callable[[], float] = time.monotonic,
+        adapt: Callable[[FelixSettings], FelixSettings] = lambda settings: settings,
     ) -> None:
+        """adapt: turns settings as they are set into those the backends work with. Pure."""
         self._context = context
         self._clock = clock
-        self._state = DesiredState(context.settings)
+        self._adapt = adapt
+        self._state = DesiredState(adapt(context.settings))
         self._families = [FamilyTables(self._state, backend) for backend in backends]
         self._timers = {
             family.backend.family: ResyncTimer(clock, **_intervals(context.settings))
@@ -74,11 +78,15 @@ class TableDataplane:
 
     def on_batch(self, batch: Batch, /) -> None:
         touched = self._state.apply(batch)
+        if touched.settings:
+            self._state.settings = self._adapt(self._state.settings)
         for family in self._families:
             if touched.settings:
                 family.backend.configure(self._state.settings)
                 self._timers[family.backend.family].configure(**_intervals(self._state.settings))
             family.compiler.touch(touched)
+            if family.sets is not None:
+                family.sets.touch(touched.sets)
 
     def invalidate(self, reason: str, /) -> None:
         log.debug("tables to be read back: %s", reason)
@@ -147,13 +155,13 @@ class TableDataplane:
                 if not error.retryable:
                     raise
                 suspects = family.closable(family.updates())
-                culprit = family.backend.blame(error) if failures > 1 else None
-                if culprit in suspects and closed < _MAX_CLOSED_PER_APPLY:
-                    family.quarantine([culprit], str(error))
-                    closed += 1
+                culprits = family.culprits(error) if failures > 1 else frozenset()
+                if culprits and culprits <= set(suspects) and closed < _MAX_CLOSED_PER_APPLY:
+                    family.quarantine(culprits, str(error))
+                    closed += len(culprits)
                     failures = 1
                 elif failures >= _ATTEMPTS:
-                    if culprit is not None or not suspects:
+                    if culprits or not suspects:
                         raise
                     return await self._isolate(family, suspects, error)
                 await asyncio.sleep(_BACKOFF_S * 2**failures)
@@ -196,7 +204,7 @@ class TableDataplane:
         return changes
 
     async def _commit(self, family: FamilyTables, delta: TableDelta) -> None:
-        if len(delta.chains) > _INLINE_RENDER_CHAINS:
+        if len(delta.chains) > _INLINE_RENDER_CHAINS or delta.element_count > _INLINE_RENDER_ELEMENTS:
             transaction = await asyncio.to_thread(family.backend.render, delta)
         else:
             transaction = family.backend.render(delta)
@@ -210,11 +218,12 @@ class TableDataplane:
             raise
         family.note_committed(delta)
         log.info(
-            "tables written: ipv%s chains=%d hooks=%d deletions=%d bytes=%d",
+            "tables written: ipv%s chains=%d hooks=%d elements=%d deletions=%d bytes=%d",
             family.backend.family,
             len(delta.chains),
             len(delta.hooks),
-            len(delta.deletions),
+            delta.element_count,
+            len(delta.deletions) + len(delta.set_deletions),
             len(transaction),
         )
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
+from calico_engine.errors import KernelError
 from calico_engine.plugin.protocols import Change
 from calico_engine.reconcile import DeltaTracker
 from calico_engine.ruleset.ir import ChainKey, Layer, Rule
@@ -25,6 +26,7 @@ from calico_engine.tables.backend import (
     TableDelta,
 )
 from calico_engine.tables.compiler import RulesetCompiler, closed_rules
+from calico_engine.tables.sets import SetTables
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class FamilyTables:
     def __init__(self, state: DesiredState, backend: TableBackend) -> None:
         self.backend = backend
         self.compiler = RulesetCompiler(state, backend.family)
+        #: None where the backend's sets are somebody else's business.
+        self.sets = SetTables(self.compiler) if backend.limits.has_named_sets else None
         self.quarantined: dict[ChainKey, str] = {}
         self._state = state
         self._rules: dict[ChainKey, tuple[Rule, ...]] = {}
@@ -104,11 +108,15 @@ class FamilyTables:
                     self._want(key)
             elif key in self._rules:
                 del self._rules[key]
+                if self.sets is not None:
+                    self.sets.note_chain(key, ())
                 self._count(key, None)
                 self._tracker.delete_desired(key)
                 self.quarantined.pop(key, None)
             self._rehash.discard(key)
             yield
+        if self.sets is not None:
+            yield from self.sets.settle_steps()
 
     def _settle_hooks(self) -> None:
         """Work out what belongs into the kernel's chains."""
@@ -116,7 +124,7 @@ class FamilyTables:
         if static is self._static:
             return
         self._static = static
-        before = self._hook_targets()
+        before, hooks = self._hook_targets(), self._hooks
         self._hooks = {}
         for layer, hook in static.hooks.keys() | static.appends.keys():
             placed = tuple(static.hooks.get((layer, hook), ()))
@@ -129,6 +137,10 @@ class FamilyTables:
                 self.backend.hash_rules(f"{hook.value}*appends*", appended),
             )
         self._move_references(before, self._hook_targets())
+        if self.sets is not None:
+            for key in hooks.keys() | self._hooks.keys():
+                placed, _, appended, _ = self._hooks.get(key, _NO_HOOK)
+                self.sets.note_chain(key, (*placed, *appended))
 
     def _hook_targets(self) -> frozenset[ChainKey]:
         return frozenset(
@@ -168,6 +180,8 @@ class FamilyTables:
         elif rules is None:
             rules = stub_rules(key)
         self._rules[key] = rules
+        if self.sets is not None:
+            self.sets.note_chain(key, rules)
         hashes = self.backend.hash_rules(key.name, rules)
         self._count(key, hashes)
         self._tracker.set_desired(key, hashes)
@@ -175,15 +189,27 @@ class FamilyTables:
     def closable(self, delta: TableDelta) -> list[ChainKey]:
         """Return the chains of a delta that may be closed alone: those of policies, profiles and workloads.
 
-        A closed static or host endpoint's chain would cut the node off, failsafes and all.
+        Those that look into its sets are among them. A closed static or host endpoint's chain would cut the node off,
+        failsafes and all.
         """
+        keys = [write.key for write in delta.chains]
+        if self.sets is not None:
+            users = {key for write in delta.sets for key in self.sets.users(write.name)}
+            keys += sorted(users.difference(keys))
         return [
-            write.key
-            for write in delta.chains
-            if write.key not in self.quarantined
-            and (makers := self.compiler.makers(write.key))
+            key
+            for key in keys
+            if key not in self.quarantined
+            and (makers := self.compiler.makers(key))
             and all(kind in _CLOSABLE for kind, _ in makers)
         ]
+
+    def culprits(self, error: KernelError) -> frozenset[ChainKey]:
+        """Return the chains to close so that what the kernel refused is not asked of it, when the error tells."""
+        blamed = self.backend.blame(error)
+        if isinstance(blamed, str):
+            return self.sets.users(blamed) if self.sets is not None else frozenset()
+        return frozenset((blamed,)) if blamed is not None else frozenset()
 
     def quarantine(self, keys: Iterable[ChainKey], reason: str) -> None:
         """Put closed chains in the place of those the kernel does not take, until they change."""
@@ -219,6 +245,8 @@ class FamilyTables:
         ]
         self._tracker.replace_actual(actual.chains)
         self._actual_hooks = hooks
+        if self.sets is not None:
+            drifted += self.sets.take_actual(actual.sets)
         return tuple(sorted(drifted))
 
     def _same_hook(self, key: ChainKey, before: tuple[HookRule, ...], now: tuple[HookRule, ...]) -> bool:
@@ -243,19 +271,25 @@ class FamilyTables:
         pending = self._tracker.pending()
         keys = [key for key, _ in pending.add] + [key for key, _, _ in pending.change]
         desired = self._tracker.desired
+        remade = self.sets.remade() if self.sets is not None else frozenset()
+        keys += sorted(remade & desired.keys() - set(keys)) if remade else []
         return TableDelta(
             chains=tuple(ChainWrite(key, self._rules[key], desired[key]) for key in keys),
-            hooks=tuple(self._hook_writes()),
+            hooks=tuple(self._hook_writes(remade)),
+            sets=self.sets.writes() if self.sets is not None else (),
         )
 
     def deletions(self) -> TableDelta:
-        """Return the chains of ours that nothing leads to any more."""
-        return TableDelta(deletions=tuple(key for key, _ in self._tracker.pending().delete))
+        """Return the chains of ours that nothing leads to any more, and the sets that nothing looks into."""
+        return TableDelta(
+            deletions=tuple(key for key, _ in self._tracker.pending().delete),
+            set_deletions=self.sets.deletions() if self.sets is not None else (),
+        )
 
-    def _hook_writes(self) -> Iterable[HookWrite]:
+    def _hook_writes(self, remade: Collection[ChainKey]) -> Iterable[HookWrite]:
         for key in sorted(self._hooks.keys() | self._actual_hooks.keys()):
             actual = self._actual_hooks.get(key, ())
-            if self._hook_in_order(key, actual):
+            if key not in remade and self._hook_in_order(key, actual):
                 continue
             placed, placed_hashes, appended, appended_hashes = self._hooks.get(key, _NO_HOOK)
             yield HookWrite(
@@ -275,6 +309,8 @@ class FamilyTables:
             self._actual_hooks[hook.key] = self._hook_after(hook)
         for key in delta.deletions:
             self._tracker.forget(key)
+        if self.sets is not None:
+            self.sets.note_committed(delta.sets, delta.set_deletions)
 
     def _hook_after(self, write: HookWrite) -> tuple[HookRule, ...]:
         texts = self.backend.hook_texts(write)
@@ -296,6 +332,7 @@ class FamilyTables:
                 )
                 for key, hook in sorted(self._hooks.items())
             ),
+            sets=self.sets.everything() if self.sets is not None else (),
         )
 
     def changes(self, delta: TableDelta) -> list[Change]:
@@ -318,6 +355,8 @@ class FamilyTables:
             Change("-", f"{version} {key.layer}/{key.name}", "chain nothing leads to")
             for key in delta.deletions
         ]
+        if self.sets is not None:
+            lines += self.sets.changes(delta.sets, delta.set_deletions, version)
         return lines
 
     def plan(self, actual: ActualTables) -> list[Change]:
@@ -327,10 +366,14 @@ class FamilyTables:
         self._tracker.replace_desired(kept_tracker.desired)
         self._tracker.replace_actual(actual.chains)
         self._actual_hooks = dict(actual.hooks)
+        kept_sets, self.sets = self.sets, None
         try:
-            return self.changes(self.updates()) + self.changes(self.deletions())
+            lines = self.changes(self.updates()) + self.changes(self.deletions())
         finally:
-            self._tracker, self._actual_hooks = kept_tracker, kept_hooks
+            self._tracker, self._actual_hooks, self.sets = kept_tracker, kept_hooks, kept_sets
+        if kept_sets is not None:
+            lines += kept_sets.plan(actual.sets, f"ipv{self.backend.family}")
+        return lines
 
 
 def _targets(layer: Layer, rules: Iterable[Rule]) -> frozenset[ChainKey]:
