@@ -64,9 +64,12 @@ class ChainKind(StrEnum):
 
 
 class ChainShape(msgspec.Struct, frozen=True, kw_only=True):
-    """What makes one endpoint chain differ from another. `allow` is the operation for established connections."""
+    """What makes one endpoint chain differ from another. `allow` is the operation for established connections.
 
-    owner: ResourceKey
+    `owner` is None for what endpoints share; `conntrack` False where the state was judged before.
+    """
+
+    owner: ResourceKey | None
     name: str
     layer: Layer
     direction: str
@@ -74,6 +77,7 @@ class ChainShape(msgspec.Struct, frozen=True, kw_only=True):
     failsafe: str = ""
     allow: Op = Accept()
     guard_encap: bool = False
+    conntrack: bool = True
 
 
 class EndpointChain:
@@ -91,14 +95,14 @@ class EndpointChain:
     def build(self, tiers: Sequence[TierPolicies], profiles: Sequence[str]) -> Chains:
         """Return the chain and the chains of its policy groups."""
         shape = self._shape
-        if not self._v2 and shape.kind is not ChainKind.UNTRACKED:
+        if shape.conntrack and not self._v2 and shape.kind is not ChainKind.UNTRACKED:
             self._conntrack()
         if shape.failsafe:
             self._add(Jump(shape.failsafe))
         accept_bits = self._marks.accept if self._v2 else self._marks.accept | self._marks.pass_
         self._add(clear_bits(accept_bits))
         if shape.guard_encap:
-            self._guard_encap()
+            self._rules += encap_guards(self._settings, shape.layer, self._origin())
         for tier in tiers:
             self._tier(tier)
         if not tiers and shape.kind is ChainKind.FORWARD:
@@ -108,9 +112,11 @@ class EndpointChain:
             self._profiles(profiles)
         return {ChainKey(shape.layer, shape.name): tuple(self._rules)} | self.groups
 
-    def _add(self, op: Op, *matches: MarkIs | CtStateIn | ProtocolIs | PortIn, comment: str = "") -> None:
-        origin = Origin(self._shape.owner, self._shape.direction)
-        self._rules.append(Rule(matches, op, (comment,) if comment else (), origin))
+    def _add(self, op: Op, *matches: MarkIs | CtStateIn, comment: str = "") -> None:
+        self._rules.append(Rule(matches, op, (comment,) if comment else (), self._origin()))
+
+    def _origin(self) -> Origin:
+        return Origin(self._shape.owner, self._shape.direction)
 
     def _deny(self) -> Op:
         return deny(self._settings, self._shape.layer)
@@ -124,26 +130,7 @@ class EndpointChain:
         if not isinstance(self._shape.allow, Accept):
             self._add(set_bits(self._marks.accept), going_on)
         self._add(self._shape.allow, going_on)
-        if not self._settings.disable_conntrack_invalid_check:
-            self._add(self._deny(), CtStateIn((CtState.INVALID,)))
-
-    def _guard_encap(self) -> None:
-        """Keep workloads from wrapping packets themselves: inside a tunnel no egress policy would see them."""
-        word = self._deny_word()
-        if not self._settings.allow_vxlan_packets_from_workloads:
-            port = self._settings.vxlan_port
-            self._add(
-                self._deny(),
-                ProtocolIs(PROTOCOL_UDP),
-                PortIn(Side.DST, (PortRange(port, port),)),
-                comment=f"{word} VXLAN encapped packets originating in workloads",
-            )
-        if not self._settings.allow_ipip_packets_from_workloads:
-            self._add(
-                self._deny(),
-                ProtocolIs(PROTOCOL_IPIP),
-                comment=f"{word} IPinIP encapped packets originating in workloads",
-            )
+        self._rules += invalid_guard(self._settings, self._shape.layer, self._origin())
 
     def _tier(self, tier: TierPolicies) -> None:
         keys = tier.ingress if self._shape.direction == INGRESS else tier.egress
@@ -211,3 +198,25 @@ class EndpointChain:
             self._add(Jump(names.profile_chain(prefix, profile)))
             self._add(Return(), bit_is_set(self._marks.accept), comment="Return if profile accepted")
         self._add(self._deny(), comment=f"{self._deny_word()} if no profiles matched")
+
+
+def invalid_guard(settings: FelixSettings, layer: Layer, origin: Origin) -> tuple[Rule, ...]:
+    """Return the rule that denies what belongs to no connection, unless the settings do without."""
+    if settings.disable_conntrack_invalid_check:
+        return ()
+    return (Rule((CtStateIn((CtState.INVALID,)),), deny(settings, layer), (), origin),)
+
+
+def encap_guards(settings: FelixSettings, layer: Layer, origin: Origin) -> tuple[Rule, ...]:
+    """Keep workloads from wrapping packets themselves: inside a tunnel no egress policy would see them."""
+    denial, word = deny(settings, layer), deny_word(settings, layer)
+    rules = []
+    if not settings.allow_vxlan_packets_from_workloads:
+        port = settings.vxlan_port
+        vxlan = (ProtocolIs(PROTOCOL_UDP), PortIn(Side.DST, (PortRange(port, port),)))
+        comment = f"{word} VXLAN encapped packets originating in workloads"
+        rules.append(Rule(vxlan, denial, (comment,), origin))
+    if not settings.allow_ipip_packets_from_workloads:
+        comment = f"{word} IPinIP encapped packets originating in workloads"
+        rules.append(Rule((ProtocolIs(PROTOCOL_IPIP),), denial, (comment,), origin))
+    return tuple(rules)

@@ -1,6 +1,7 @@
-"""What iptables cannot say in one rule, said in several: many nets, more than 15 ports, dispatch by interface.
+"""What a table tool cannot say in one rule, said in several: many nets, more than 15 ports, dispatch by interface.
 
-Pure. The verdict of a lowered ruleset is that of the ruleset it was made from (tests/property/ruleset).
+Pure. For the native layout that is nftables without anonymous sets: ports one range a match, and maps for dispatch.
+The verdict of a lowered ruleset is that of the ruleset it was made from (tests/property/ruleset).
 """
 
 from __future__ import annotations
@@ -20,22 +21,25 @@ from calico_engine.ruleset.ir import (
     Rule,
     Ruleset,
 )
-from calico_engine.ruleset.lower_blocks import RuleLowering
+from calico_engine.ruleset.lower_blocks import NativeRuleLowering, RuleLowering
 from calico_engine.ruleset.lower_dispatch import lower_dispatch
 from calico_engine.ruleset.lower_ports import MULTIPORT_SLOTS
 from calico_engine.ruleset.marks import allocate_marks
-from calico_engine.settings import FelixSettings
+from calico_engine.settings import FelixSettings, Layout
 
 
 def lower_rules(rules: Sequence[Rule], settings: FelixSettings, family: Family) -> tuple[Rule, ...]:
-    """Rewrite one chain's rules to what iptables can express, but for DispatchByInterface."""
-    if not any(map(_needs_lowering, rules)):
+    """Rewrite one chain's rules to what the layout's tool can express, but for DispatchByInterface."""
+    native = settings.layout is Layout.NATIVE
+    needs_lowering = _needs_native_lowering if native else _needs_lowering
+    if not any(map(needs_lowering, rules)):
         return tuple(rules)
     marks = allocate_marks(settings)
+    lowering = NativeRuleLowering if native else RuleLowering
     lowered: list[Rule] = []
     for rule in rules:
-        if _needs_lowering(rule):
-            lowered += RuleLowering(rule, marks).lower()
+        if needs_lowering(rule):
+            lowered += lowering(rule, marks).lower()
         else:
             lowered.append(rule)
     return tuple(lowered)
@@ -55,10 +59,19 @@ def _needs_lowering(rule: Rule) -> bool:
     return nets > 1
 
 
+def _needs_native_lowering(rule: Rule) -> bool:
+    """Tell whether nftables takes more than one rule, or more than one match, for a match of this rule."""
+    return any(
+        isinstance(match, NetInAny | PortOrNamedPort) or (isinstance(match, PortIn) and len(match.ports) > 1)
+        for match in rule.matches
+    )
+
+
 def lower_chains(
     chains: Mapping[ChainKey, tuple[Rule, ...]], settings: FelixSettings, family: Family
 ) -> Chains:
-    """Rewrite chains to what iptables can express; a dispatch becomes a tree of chains."""
+    """Rewrite chains to what the tool can express; without verdict maps a dispatch becomes a tree of chains."""
+    native = settings.layout is Layout.NATIVE
     lowered: Chains = {}
     done: dict[int, tuple[Rule, ...]] = {}
     for key, rules in chains.items():
@@ -67,7 +80,7 @@ def lower_chains(
         if before is not None:
             lowered[key] = before
             continue
-        tree = lower_dispatch(key, rules)
+        tree = {key: rules} if native else lower_dispatch(key, rules)
         for name, tree_rules in tree.items():
             lowered[name] = lower_rules(tree_rules, settings, family)
         if len(tree) == 1:
@@ -76,7 +89,7 @@ def lower_chains(
 
 
 def lower(ruleset: Ruleset, settings: FelixSettings) -> Ruleset:
-    """Rewrite a whole ruleset to what iptables can express."""
+    """Rewrite a whole ruleset to what the layout's tool can express."""
 
     def lower_hooks(
         hooks: Mapping[tuple[Layer, Hook], tuple[Rule, ...]],
@@ -89,4 +102,6 @@ def lower(ruleset: Ruleset, settings: FelixSettings) -> Ruleset:
         hooks=lower_hooks(ruleset.hooks),
         appends=lower_hooks(ruleset.appends),
         sets=ruleset.sets,
+        verdict_tables=ruleset.verdict_tables,
+        identities=ruleset.identities,
     )

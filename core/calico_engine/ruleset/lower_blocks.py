@@ -1,7 +1,8 @@
 """Alternatives as blocks of rules that leave their result in mark bits.
 
-Pure. One iptables rule holds one source and one destination net, one multiport and no "or" at all. What does not fit
-becomes blocks before the rule, each a disjunction; a rule that needs them matches on the bit "all blocks passed".
+Pure. One iptables rule holds one source and one destination net, one multiport and no "or" at all; an nftables rule
+without anonymous sets holds any number of nets and ranges of ports, but no "or" either. What does not fit becomes
+blocks before the rule, each a disjunction; a rule that needs them matches on the bit "all blocks passed".
     first positive block   sets that bit itself in any of its rules
     further ones           set a scratch bit, cleared before; then: scratch clear -> clear "all passed"
     negative blocks        a rule per net clears "all passed"
@@ -10,7 +11,9 @@ Source: felix/rules/policy.go (matchBlockBuilder).
 
 from __future__ import annotations
 
-from calico_engine.messages import SetKind
+from collections.abc import Sequence
+
+from calico_engine.messages import PortRange, SetKind
 from calico_engine.ruleset.actions import bit_is_set, bits_are_clear, clear_bits, set_bits
 from calico_engine.ruleset.ir import (
     Match,
@@ -29,7 +32,7 @@ from calico_engine.ruleset.marks import Marks
 
 
 class RuleLowering:
-    """Rewrites one rule."""
+    """Rewrites one rule for iptables."""
 
     def __init__(self, rule: Rule, marks: Marks) -> None:
         self._rule = rule
@@ -65,7 +68,7 @@ class RuleLowering:
                     pass
                 case _:
                     continue
-            groups = split_ports(ports)
+            groups = self._port_groups(ports)
             if len(groups) + len(named) < 2:
                 continue
             self._kept.remove(match)
@@ -73,6 +76,10 @@ class RuleLowering:
             alternatives: list[tuple[Match, ...]] = [(*protocol, PortIn(side, group)) for group in groups]
             alternatives += [(SetLookup(side, set_id, SetKind.IP_PORT),) for set_id in named]
             self._positive_block(alternatives)
+
+    def _port_groups(self, ports: Sequence[PortRange]) -> list[tuple[PortRange, ...]]:
+        """Cut ports to what one match takes."""
+        return split_ports(ports)
 
     def _nets(self, side: Side) -> None:
         for match in list(self._kept):
@@ -98,7 +105,7 @@ class RuleLowering:
         kept: list[Match] = []
         for match in self._kept:
             if isinstance(match, PortIn) and match.negate:
-                kept += [PortIn(match.side, group, negate=True) for group in split_ports(match.ports)]
+                kept += [PortIn(match.side, group, negate=True) for group in self._port_groups(match.ports)]
             elif isinstance(match, PortOrNamedPort):
                 # One term is left of it, else it would be a block.
                 kept += [PortIn(match.side, match.ports)] if match.ports else []
@@ -126,3 +133,19 @@ class RuleLowering:
 
     def _step(self, op: SetMark, *matches: Match) -> Rule:
         return Rule(matches, op, (), self._rule.origin)
+
+
+class NativeRuleLowering(RuleLowering):
+    """Rewrites one rule for nftables: a match holds one range of ports; nets that must not match stay in the rule."""
+
+    def _port_groups(self, ports: Sequence[PortRange]) -> list[tuple[PortRange, ...]]:
+        return [(ports_range,) for ports_range in ports]
+
+    def _not_nets(self, side: Side) -> None:
+        kept: list[Match] = []
+        for match in self._kept:
+            if isinstance(match, NetInAny) and match.side is side and match.negate:
+                kept += [NetIn(side, cidr, negate=True) for cidr in match.cidrs]
+            else:
+                kept.append(match)
+        self._kept = kept

@@ -1,6 +1,7 @@
 """Which bits of the packet mark mean what.
 
-Pure. Bits are taken from the mask, lowest first, as Felix takes them. Source: felix/dataplane/driver.go,
+Pure. Bits are taken from the mask, lowest first, as Felix takes them; the native layout takes the highest first, so
+that it can stand beside another while one takes over from the other. Source: felix/dataplane/driver.go,
 felix/markbits; layout v2 as the articles print it (Calico 2.1).
 """
 
@@ -18,7 +19,7 @@ _DEFAULT_MASK_V3 = 0xFFFF0000
 
 
 class Marks(msgspec.Struct, frozen=True, gc=False):
-    """One bit each. `drop` is 0 in v2, which has no such bit. `cleared` is what the static chains reset."""
+    """One bit each. `drop` is 0 in v2 and native, which have none. `cleared` is what the static chains reset."""
 
     accept: int
     pass_: int
@@ -47,15 +48,17 @@ def _allocate(mask: int, layout: Layout) -> Marks:
     if v2 and mask == _DEFAULT_MASK_V3:
         mask = _DEFAULT_MASK_V2
     bits = [1 << shift for shift in range(32) if mask & (1 << shift)]
-    needed = 4 if v2 else 5
+    with_drop = layout is Layout.V3
+    needed = 5 if with_drop else 4
     if len(bits) < needed:
         raise ConfigError(
             f"IptablesMarkMask {mask:#x} has {len(bits)} bits",
             key="iptables_mark_mask",
             hint=f"give it {needed} bits that nothing else on this machine uses",
         )
-    if v2:
-        accept, pass_, scratch0, scratch1 = bits[:4]
-        return Marks(accept, pass_, 0, scratch0, scratch1, cleared=accept | pass_ | scratch0)
-    accept, pass_, drop, scratch0, scratch1 = bits[:5]
-    return Marks(accept, pass_, drop, scratch0, scratch1, cleared=accept | pass_ | scratch0 | scratch1)
+    if layout is Layout.NATIVE:
+        bits.reverse()
+    drop = bits.pop(2) if with_drop else 0
+    accept, pass_, scratch0, scratch1 = bits[:4]
+    cleared = accept | pass_ | scratch0 | (0 if v2 else scratch1)
+    return Marks(accept, pass_, drop, scratch0, scratch1, cleared)

@@ -56,6 +56,11 @@ TO_HOST = "cali-th-"
 FROM_HOST = "cali-fh-"
 TO_HOST_FORWARD = "cali-thfw-"
 FROM_HOST_FORWARD = "cali-fhfw-"
+# Native layout: lists of policies that endpoints share, to and from an endpoint, and a list walked rule by rule.
+LIST_INBOUND = "cali-li-"
+LIST_OUTBOUND = "cali-lo-"
+LIST_LINEAR = "cali-ll-"
+REJECT = "cali-reject"
 
 #: Every prefix Calico has ever used for its chains; what starts with one is ours to remove.
 OWNED_CHAIN_PREFIXES = ("cali-", "califw-", "calitw-", "califh-", "calith-", "calipi-", "calipo-", "felix-")
@@ -136,6 +141,12 @@ def policy_group_chain(prefix: str, selector: str, policies: Sequence[ResourceKe
     lines = [selector, direction, str(len(policies))]
     lines += [f"{{Name: {key.name}, Namespace: {key.namespace}, Kind: {key.kind}}}" for key in policies]
     digest = hashlib.sha3_224(_bytes("".join(f"{line}\n" for line in lines))).digest()
+    return prefix + _base64url(digest)[: CHAIN_NAME_MAX_CHARS - len(prefix)]
+
+
+def list_chain(prefix: str, text: str) -> str:
+    """Return the name of a chain for a list of policies; `text` says all of the list."""
+    digest = hashlib.sha256(_bytes(text)).digest()
     return prefix + _base64url(digest)[: CHAIN_NAME_MAX_CHARS - len(prefix)]
 
 

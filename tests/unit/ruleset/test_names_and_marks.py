@@ -103,6 +103,12 @@ def test_v2_has_the_bits_the_articles_print() -> None:
     assert marks.cleared == 0x7000000
 
 
+def test_native_takes_its_bits_from_the_other_end_of_the_mask() -> None:
+    native = allocate_marks(FelixSettings(layout=Layout.NATIVE, iptables_mark_mask=0xFFFF0000))
+
+    assert native == Marks(0x80000000, 0x40000000, 0, 0x20000000, 0x10000000, cleared=0xF0000000)
+
+
 def test_a_mask_with_too_few_bits_is_refused() -> None:
     with pytest.raises(ConfigError, match="0xf has 4 bits"):
         allocate_marks(FelixSettings(iptables_mark_mask=0xF))
