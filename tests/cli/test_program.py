@@ -179,7 +179,7 @@ def test_plugins_for_machines(program: Program) -> None:
         ("dataplane", "ipset"),
         ("routing", "noencap"),
     } <= built_in
-    assert set(answer[0]) == {"family", "name", "module", "distribution", "version", "built_in"}
+    assert set(answer[0]) == {"family", "name", "module", "distribution", "version", "built_in", "chosen"}
 
 
 def test_profiles_are_listed_and_shown(program: Program, tmp_path: Path) -> None:

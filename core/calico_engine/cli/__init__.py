@@ -6,7 +6,7 @@ Exit codes, the same for every command:
     1    failed, or a question was answered with no (check: something is missing; validate: a manifest is wrong;
          explain: the packet is dropped; status: the engine is not ready)
     2    the command line is wrong
-    3    no engine is running here (status, dump, plan)
+    3    no engine is running here (status, switch, dump, plan)
     4    a profile, a setting or a plugin is wrong
     130  interrupted
 

@@ -27,6 +27,7 @@ _LONGEST_LINE = 600
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("calico_engine.cli.run", "run", "Run this node's engine."),
     "status": ("calico_engine.cli.inspect", "status", "How the running engine is."),
+    "switch": ("calico_engine.cli.switch", "switch", "Exchange the running engine's dataplane for another."),
     "plan": ("calico_engine.cli.plan", "plan", "What an apply would change in the kernel."),
     "dump": ("calico_engine.cli.inspect", "dump", "What the running engine has computed."),
     "render": ("calico_engine.cli.render", "render", "Print what a node would be programmed with."),

@@ -16,6 +16,7 @@ from calico_engine.cli.options import profile_option, run_dir_option, set_option
 from calico_engine.cli.output import output_option, print_json, print_table, progress, warn
 
 if TYPE_CHECKING:
+    from calico_engine.engine.choice import Choice
     from calico_engine.engine.profile import EngineProfile
 
 
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @output_option
 def cleanup(profile: str, overrides: tuple[str, ...], run_dir: str, yes: bool, output: str) -> int:
-    """Remove everything that an engine of this profile left in the kernel: rules, sets, routes.
+    """Remove everything that an engine of this profile left in the kernel: rules, sets, routes; and the dataplane that
+    `switch` has chosen in place of the profile's.
 
     Policy is no longer enforced after that, and endpoints lose their connection. Refused while an engine runs.
     Lock files in the run directory stay, and kernel parameters (sysctls) as they are.
 
     JSON: {"removed": {PLUGIN: number}, "errors": {PLUGIN: text}}
     """
+    from calico_engine.engine.choice import Choice, ChoiceFile
     from calico_engine.engine.control import SOCKET_NAME
     from calico_engine.engine.profile import load_profile
     from calico_engine.engine.run_lock import RunLock
@@ -53,8 +56,13 @@ def cleanup(profile: str, overrides: tuple[str, ...], run_dir: str, yes: bool, o
                 abort=True,
                 err=True,
             )
+        file = ChoiceFile(Path(run_dir))
+        switched, errors = _with_switched(chosen, file.read())
         with progress("removing"):
-            removed, errors = asyncio.run(_clean(chosen, run_dir))
+            removed, failed = asyncio.run(_clean(switched, run_dir))
+        errors |= failed
+        if not errors:
+            file.write(Choice())
         # The lock says that nobody listens: an engine that was killed left it.
         (Path(run_dir) / SOCKET_NAME).unlink(missing_ok=True)
     finally:
@@ -66,6 +74,17 @@ def cleanup(profile: str, overrides: tuple[str, ...], run_dir: str, yes: bool, o
         for name, text in errors.items():
             warn(f"{name}: {text}")
     return EXIT_FAILED if errors else EXIT_OK
+
+
+def _with_switched(profile: EngineProfile, choice: Choice) -> tuple[EngineProfile, dict[str, str]]:
+    """Return the profile with what else may be in the kernel, and what of that is not installed any more."""
+    from calico_engine.plugin import PluginRegistry
+
+    owed = [n for n in (*(choice.chosen or ()), *choice.discard) if n not in profile.dataplane]
+    installed = PluginRegistry().names("dataplane")
+    gone = {f"dataplane:{name}": "it is not installed" for name in owed if name not in installed}
+    there = tuple(dict.fromkeys(name for name in owed if name in installed))
+    return msgspec.structs.replace(profile, dataplane=(*profile.dataplane, *there)), gone
 
 
 async def _clean(profile: EngineProfile, run_dir: str) -> tuple[dict[str, int], dict[str, str]]:

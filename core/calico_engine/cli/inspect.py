@@ -25,7 +25,8 @@ def status(run_dir: str, output: str) -> int:
     JSON: {"node", "profile", "version", "pid", "uptime_s", "datastore", "live", "ready", "settled", "revision",
     "passes", "plugins": [{"name", "family", "state", "error", "failures", "age_s", "duration_s", "writes", "rebuilds",
     "next_resync_s"}], "endpoints": {KEY: "up"|"down"|"error"}, "rejected": {KEY: reason}, "counts": {WHAT: number},
-    "problems": {SUBJECT: text}, "warnings": [{"plugin", "message", "time"}], "notices": [text]}
+    "problems": {SUBJECT: text}, "warnings": [{"plugin", "message", "time"}], "notices": [text], "dataplane": [NAME],
+    "switch": null or {"before", "after", "phase", "lines", "error", "trouble"}}
     """
     answer = ask(run_dir, "/status", timeout_s=10.0)
     good = bool(answer.get("live")) and bool(answer.get("ready"))
@@ -44,6 +45,7 @@ def _print_status(answer: dict[str, object]) -> None:
             "engine": f"{answer.get('version')}, process {answer.get('pid')}, profile {answer.get('profile')}",
             "up for": duration(cast(float, answer.get("uptime_s"))),
             "datastore": answer.get("datastore"),
+            "dataplane": _dataplane(answer),
             "live": _yes(answer.get("live")),
             "ready": _yes(answer.get("ready")),
             "in force": ", ".join(_counted(what, number) for what, number in counts.items() if number)
@@ -71,6 +73,16 @@ def _print_status(answer: dict[str, object]) -> None:
         print_fields({name: text})
     for text in cast(list[str], answer.get("notices", [])):
         print_fields({"notice": text})
+
+
+def _dataplane(answer: dict[str, object]) -> str:
+    """What is in force, and what is being put in its place."""
+    text = ", ".join(cast(list[str], answer.get("dataplane", [])))
+    state = cast("dict[str, object] | None", answer.get("switch"))
+    if state is None or state["phase"] in ("done", "failed"):
+        return text
+    before, after = (", ".join(cast(list[str], state[end])) for end in ("before", "after"))
+    return f"{text}; switching from {before} to {after}: {state['phase']}"
 
 
 def _troubles(answer: dict[str, object]) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 One pass = apply of every dataplane, then of every routing plugin, then prune of all in reverse: policy stands before an
 endpoint becomes reachable. No pass before the datastore is in sync. What fails is retried with a growing delay, is made
-anew half way, and stops the engine loudly in the end.
+anew half way, and stops the engine loudly in the end. Dataplanes on trial (trial.py) come last, and stop nothing.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from math import inf
 
 from calico_engine.engine.events import ApplyFinished, BatchReady, Event, PluginFailed
 from calico_engine.engine.member import Member
 from calico_engine.engine.metrics import EngineMetrics
 from calico_engine.engine.profile import EngineOptions
+from calico_engine.engine.trial import AGAIN_S, Trial
 from calico_engine.engine.world import World
-from calico_engine.errors import DataplaneStuckError, UnavailableError
+from calico_engine.errors import CalicoEngineError, DataplaneStuckError, UnavailableError
 from calico_engine.messages import Batch
 from calico_engine.plugin.protocols import ApplyResult, Change
 
@@ -81,12 +83,13 @@ class Applier:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._initially_applied = False
+        self._trial: Trial | None = None
 
     def set_options(self, options: EngineOptions) -> None:
         """Take over changed throttle, time-outs and retries."""
         self.options = options
         self._throttle = Throttle(options.apply_burst, options.apply_refill_per_s, self._loop.time())
-        for member in self.members.values():
+        for member in self._everybody():
             for back_off in (member.apply_back_off, member.prune_back_off):
                 back_off.initial_s, back_off.max_s = options.retry_initial_s, options.retry_max_s
 
@@ -121,11 +124,12 @@ class Applier:
         """Tell every plugin; one that raises is made anew before its next apply."""
         begins = batch.in_sync and not self._world.in_sync
         self._world.apply(batch)
-        for member in self.members.values():
+        everybody = self._everybody()
+        for member in everybody:
             if not member.lost:
                 self._tell(member, batch)
-        for key in [k for m in self.members.values() for k in m.endpoint_status if not self._is_local(k)]:
-            for member in self.members.values():
+        for key in [k for m in everybody for k in m.endpoint_status if not self._is_local(k)]:
+            for member in everybody:
                 member.endpoint_status.pop(key, None)
         self._publish(BatchReady(batch=batch))
         if batch.messages or begins:
@@ -139,13 +143,13 @@ class Applier:
     def make_anew(self, reason: str) -> None:
         """Have every plugin made anew with present settings, soon."""
         log.info("every plugin is made anew: %s", reason)
-        for member in self.members.values():
+        for member in self._everybody():
             member.lost = True
         self.request(reason)
 
     def invalidate(self, name: str, reason: str) -> None:
         """Have one plugin, or every one for "", read the kernel back, soon."""
-        for member in self.members.values():
+        for member in self._everybody():
             if name in ("", member.name, member.full_name):
                 self._invalidate(member, reason)
         self.request(reason)
@@ -161,7 +165,7 @@ class Applier:
     async def force(self) -> list[ApplyResult]:
         """Read everything back and apply; returns what was done. Raises: UnavailableError before in sync."""
         self._refuse_before_in_sync("applied")
-        for member in self.members.values():
+        for member in self._everybody():
             member.apply_back_off.retry_at_s = None
         waiter: asyncio.Future[list[ApplyResult]] = self._loop.create_future()
         self._waiters.append(waiter)
@@ -175,6 +179,21 @@ class Applier:
         self._planners.append(planner)
         self._woken.set()
         return await planner
+
+    def start_trial(self, trial: Trial) -> None:
+        """Feed and apply further dataplanes from now on, until they take over or `end_trial`."""
+        self._trial = trial
+        for member in trial.members:
+            self._tell(member, self._world.snapshot())
+        self.request("trial")
+
+    async def end_trial(self, trial: Trial, reason: str) -> str:
+        """Return how the trial ended: as it did already, or with `reason` once nothing of it is under way."""
+        if not trial.is_committing:
+            trial.end(reason)
+        await self._quiet.wait()
+        self._trial = None
+        return await trial.outcome
 
     async def finish(self, timeout_s: float) -> None:
         """Begin no more passes; wait for the one under way, so that no transaction is cut in two."""
@@ -207,7 +226,7 @@ class Applier:
         """Sleep until asked for, or until some plugin is due by itself."""
         due_s = None
         if self.may_write:
-            times = [at_s for member in self.members.values() if (at_s := member.due_s()) is not None]
+            times = [at_s for member in self._everybody() if (at_s := member.due_s()) is not None]
             due_s = max(0.0, min(times) - self._loop.time()) if times else None
         try:
             async with asyncio.timeout(due_s):
@@ -218,9 +237,7 @@ class Applier:
 
     def _due(self) -> bool:
         now_s = self._loop.time()
-        return any(
-            (due_s := member.due_s()) is not None and due_s <= now_s for member in self.members.values()
-        )
+        return any((due_s := member.due_s()) is not None and due_s <= now_s for member in self._everybody())
 
     async def _pass(self) -> None:
         reasons, self._dirty = self._dirty, set()
@@ -247,6 +264,8 @@ class Applier:
                     failed.add(member.full_name)
                 else:
                     results.append(result)
+            if self._trial is not None:
+                await self._try_out(self._trial)
         finally:
             self.applying_since_s = None
             arrived, self._arrived = self._arrived, []
@@ -265,6 +284,60 @@ class Applier:
             writes,
             ",".join(sorted(reasons)) or "timer",
         )
+
+    async def _try_out(self, trial: Trial) -> None:
+        """Apply the dataplanes on trial; have them take over once all is as it should be. Fails for itself only."""
+        for member in trial.members:
+            if trial.is_over:
+                return
+            if not await self._apply_on_trial(trial, member):
+                for other in trial.members:
+                    other.postpone(self._loop.time())
+                return
+        for member in reversed(trial.members):
+            if trial.is_over or await self._prune(member) is None:
+                return
+        if trial.is_due and await trial.verify(self.members):
+            await self._take_over(trial)
+            return
+        for member in trial.members:
+            member.schedule_resync_by(AGAIN_S, self._loop.time())
+        if not trial.members:
+            trial.end(trial.fault)  # nothing that a further pass could better
+
+    async def _apply_on_trial(self, trial: Trial, member: Member) -> bool:
+        """Apply a member; whether that went well. One that is stuck ends the trial and not the engine."""
+        if member.apply_back_off.holds_back(self._loop.time()):
+            return False
+        try:
+            applied = await self._apply(member, limit_s=trial.left_s())
+        except DataplaneStuckError as error:
+            trial.end(str(error))
+            return False
+        trial.fault = member.last_error
+        return applied is not None
+
+    async def _take_over(self, trial: Trial) -> None:
+        """Put the members on trial in force, in the pass in which they were found complete."""
+        if trial.is_over:
+            return
+        trial.is_committing = True
+        try:
+            await trial.on_verified()
+        except (CalicoEngineError, OSError) as error:
+            trial.end(f"it could not be recorded: {error}")
+            return
+        others = [member for member in self.members.values() if member.family != "dataplane"]
+        gone = self.members.keys() - {member.full_name for member in (*trial.in_force, *others)}
+        self.members = {member.full_name: member for member in (*trial.in_force, *others)}
+        self._trial = None
+        for name in gone:
+            self._metrics.remove("calico_engine_plugin_up", {"plugin": name})
+        trial.end()
+
+    def _everybody(self) -> list[Member]:
+        """Return all members, those on trial last."""
+        return [*self.members.values(), *(self._trial.members if self._trial else ())]
 
     def _note_pass(self) -> None:
         for member in self.members.values():
@@ -295,7 +368,7 @@ class Applier:
             return False
         return member.family != "dataplane" or not any(name.startswith("dataplane:") for name in failed)
 
-    async def _apply(self, member: Member) -> ApplyResult | None:
+    async def _apply(self, member: Member, *, limit_s: float = inf) -> ApplyResult | None:
         """Apply one member; None when it failed. Raises: DataplaneStuckError."""
         started_s = self._loop.time()
         if member.resync_at_s is not None and member.resync_at_s <= started_s:
@@ -305,7 +378,7 @@ class Applier:
             if member.lost:
                 await self._rebuild(member)
             self._applying = member
-            async with asyncio.timeout(self.options.apply_timeout_s):
+            async with asyncio.timeout(min(self.options.apply_timeout_s, limit_s)):
                 result = await member.plugin.apply()
         except Exception as error:  # noqa: BLE001  # the applier's isolation point
             await self._apply_failed(member, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -64,6 +64,10 @@ class Assembly:
                 raise PluginConflictError("routing", PLUMBING, ["calico-engine itself", "the profile"])
             members.append(self._member("routing", PLUMBING))
         return members + [self._member("routing", name) for name in self._profile.routing]
+
+    def make_dataplanes(self, names: Sequence[str]) -> list[Member]:
+        """Some of the profile's dataplanes, to be run beside others."""
+        return [self._member("dataplane", name) for name in names]
 
     def make_orchestrators(self) -> dict[str, Orchestrator]:
         return {

@@ -5,6 +5,10 @@
     GET  /plan                                    {"plugins": {name: [Change]}}: what an apply would change
     POST /apply                                   reads the kernel back and applies: {"results": [ApplyResult]}
     POST /reload                                  reads the profile again, as SIGHUP does: {"needs_restart": [...]}
+    POST /switch?dataplane=A,B[&timeout_s=120]    begins to switch: {"switch": SwitchStatus}; null: it is in force
+    GET  /switch                                  how that goes: {"switch": SwitchStatus or null}
+    GET  /switch?dataplane=A,B                    what it would do: {"would": [line]}
+    POST /forget                                  what was switched to is not remembered: {"forgotten": text}
 
 An error is {"error": text} with 400, 404, 409, 500 or 503.
 """
@@ -19,6 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
+from calico_engine.engine.switching import DEFAULT_TIMEOUT_S, AlreadyInForceError
 from calico_engine.errors import CalicoEngineError, ConfigError, UnavailableError
 from calico_engine.messages import Message
 
@@ -82,6 +87,21 @@ def application(engine: Engine) -> web.Application:
     async def reload(_: web.Request) -> web.Response:
         return _json({"needs_restart": engine.reload_from_source()})
 
+    async def begin_switch(request: web.Request) -> web.Response:
+        names = request.query.get("dataplane", "").split(",")
+        try:
+            return _json({"switch": engine.switcher.begin(names, _seconds(request, "timeout_s"))})
+        except AlreadyInForceError as error:
+            return _json({"switch": None, "in_force": error.names, "remembered": error.remembered})
+
+    async def show_switch(request: web.Request) -> web.Response:
+        if "dataplane" in request.query:
+            return _json({"would": await engine.switcher.rehearse(request.query["dataplane"].split(","))})
+        return _json({"switch": engine.switcher.status})
+
+    async def forget(_: web.Request) -> web.Response:
+        return _json({"forgotten": await engine.switcher.forget()})
+
     made = web.Application(middlewares=[_errors_as_json])
     made.add_routes(
         [
@@ -90,6 +110,9 @@ def application(engine: Engine) -> web.Application:
             web.get("/plan", plan),
             web.post("/apply", apply),
             web.post("/reload", reload),
+            web.post("/switch", begin_switch),
+            web.get("/switch", show_switch),
+            web.post("/forget", forget),
         ]
     )
     return made
@@ -109,6 +132,18 @@ def dump_of(engine: Engine, what: str) -> dict[str, object]:
         members = engine.applier.members.values() if engine.applier else ()
         answer["plugins"] = {m.full_name: m.plugin.render() for m in members if m.family == family}
     return answer
+
+
+def _seconds(request: web.Request, name: str) -> float:
+    """Return a time of the request. Raises: ConfigError for what is none."""
+    text = request.query.get(name, f"{DEFAULT_TIMEOUT_S:g}")
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise ConfigError(f"{name} {text!r}", key=name, hint="a number of seconds, more than 0")
+    return found
 
 
 def _typed(message: Message) -> dict[str, object]:

@@ -24,6 +24,7 @@ from calico_engine.engine import inspection, reporter, servers
 from calico_engine.engine.applier import Applier
 from calico_engine.engine.assembly import Assembly, Surroundings
 from calico_engine.engine.bus import EventBus
+from calico_engine.engine.choice import ChoiceFile
 from calico_engine.engine.environment import apply_environment
 from calico_engine.engine.events import DriftDetected, EngineStarted, EngineStopping, PluginFailed
 from calico_engine.engine.graph_runner import ConfigResolver, Graph, GraphRunner
@@ -36,9 +37,10 @@ from calico_engine.engine.pump import Pending, Pump
 from calico_engine.engine.run_lock import RunLock
 from calico_engine.engine.settings import CONFIG_FILE, SettingsResolver
 from calico_engine.engine.status import EngineStatus, Health, PluginWarning
+from calico_engine.engine.switching import Switcher
 from calico_engine.engine.tasks import TaskSet
 from calico_engine.engine.world import World
-from calico_engine.errors import ConfigError, UnavailableError
+from calico_engine.errors import ConfigError, PluginError, UnavailableError
 from calico_engine.kernel import command
 from calico_engine.kernel.probe import kernel_families
 from calico_engine.messages import Batch, ConfigUpdate
@@ -85,6 +87,10 @@ class Engine:
         self.profile = apply_environment(profile, self.environ)
         self.node = node
         self.run_dir = Path(run_dir)
+        self._choice_file = ChoiceFile(self.run_dir)
+        choice = self._choice_file.read()
+        self.switcher = Switcher(self, self._choice_file, choice, self.profile.dataplane)
+        self.take_dataplane(choice.selected(self.profile.dataplane))
         self.registry = registry or PluginRegistry()
         self.bus = EventBus(self.registry)
         self.resolver = SettingsResolver(self.profile.felix, self.environ, config_file=config_file)
@@ -100,7 +106,8 @@ class Engine:
         self.families = kernel_families() if families is None else families
         self._make_graph = make_graph
         self._load_profile = load_profile
-        self._assembly = Assembly(self.profile, self.registry, self._surroundings())
+        self._assembly = self._assemble()
+        self.tasks = TaskSet(self._task_failed)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
@@ -119,14 +126,17 @@ class Engine:
         lock = RunLock(self.run_dir)
         lock.acquire()
         unlisten = command.listen(self._program_ended)
-        tasks = TaskSet(self._task_failed)
         try:
-            await self._run(tasks)
+            if self._choice_file.read() != self.switcher.choice:
+                raise ConfigError(
+                    "the engine before this one has just switched its dataplane", hint="start again"
+                )
+            await self._run(self.tasks)
         finally:
             self.bus.publish(EngineStopping(engine=self))
             if self.applier is not None:
                 await self.applier.finish(_FINISH_S)
-            await tasks.cancel_all()
+            await self.tasks.cancel_all()
             await self._close_plugins()
             unlisten()
             lock.release()
@@ -164,6 +174,7 @@ class Engine:
         tasks.start("pump", pump.run())
         tasks.start("reporter", reporter.run(self))
         tasks.start("servers", servers.run(self))
+        tasks.start("switch", self.switcher.finish_earlier())
         for name, orchestrator in orchestrators.items():
             tasks.start(f"orchestrator:{name}", serve_for_ever(name, orchestrator, self.bus.publish))
         for notice in inspection.notices(self):
@@ -204,6 +215,18 @@ class Engine:
                 self._passed.clear()
                 await self._passed.wait()
 
+    async def wait_dataplane(self) -> None:
+        """Return once every dataplane in force has been applied without a failure."""
+        while not (
+            self.world.in_sync
+            and self.applier is not None
+            and all(
+                member.is_well for member in self.applier.members.values() if member.family == "dataplane"
+            )
+        ):
+            self._passed.clear()
+            await self._passed.wait()
+
     def is_settled(self) -> bool:
         """In sync, every plugin applied and none failing, nothing waiting to be applied."""
         return self.is_ready() and self.applier is not None and self.applier.idle
@@ -219,7 +242,8 @@ class Engine:
         profile = apply_environment(profile, self.environ)
         resolver = SettingsResolver(profile.felix, self.environ, config_file=self._config_file)
         fixed = ("datastore", "dataplane", "routing", "orchestrator", "extensions", "options")
-        refused = [name for name in fixed if getattr(profile, name) != getattr(self.profile, name)]
+        told = msgspec.structs.replace(self.profile, dataplane=self.switcher.profile)
+        refused = [name for name in fixed if getattr(profile, name) != getattr(told, name)]
         kept = msgspec.structs.replace(profile, **{name: getattr(self.profile, name) for name in fixed})
         for name in ("plumbing", "link_monitor", "control_socket"):
             before = getattr(self.profile.engine, name)
@@ -281,6 +305,27 @@ class Engine:
                 log.exception("a listener failed on changed settings")
 
     # Plugins
+
+    def take_dataplane(self, names: tuple[str, ...]) -> None:
+        """Have these dataplane plugins be those in force, whatever the profile says."""
+        self.profile = msgspec.structs.replace(self.profile, dataplane=names)
+
+    def assembly_with(self, dataplane: tuple[str, ...]) -> Assembly:
+        """What this engine is assembled from, but for the dataplane. Raises: PluginError, ConfigError."""
+        profile = msgspec.structs.replace(self.profile, dataplane=dataplane)
+        return Assembly(profile, self.registry, self._surroundings())
+
+    def _assemble(self) -> Assembly:
+        try:
+            return self.assembly_with(self.profile.dataplane)
+        except PluginError as error:
+            if self.switcher.choice.chosen is None:
+                raise
+            raise ConfigError(
+                f"{self._choice_file.path}, written by `switch`: {error}",
+                key="dataplane",
+                hint="calico-engine switch --forget",
+            ) from error
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
@@ -355,6 +400,7 @@ class Engine:
         ]
         if self.pump is not None and self.pump.datastore is not None:
             closing.append(self.pump.datastore.close())
+        closing.append(self.switcher.close())
         for close in closing:
             try:
                 async with asyncio.timeout(5):

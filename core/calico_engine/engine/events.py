@@ -56,6 +56,14 @@ class DriftDetected(_Event, frozen=True, kw_only=True):
     message: str
 
 
+class DataplaneSwitch(_Event, frozen=True, kw_only=True):
+    HOOK: ClassVar[str] = "ce_dataplane_switch"
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    phase: str
+    error: str
+
+
 class PluginFailed(_Event, frozen=True, kw_only=True):
     HOOK: ClassVar[str] = "ce_plugin_failed"
     plugin: str
@@ -71,5 +79,6 @@ Event = (
     | ApplyFinished
     | ResourceRejected
     | DriftDetected
+    | DataplaneSwitch
     | PluginFailed
 )

@@ -41,14 +41,28 @@ def problems(engine: Engine) -> dict[str, str]:
     for plugin in plugins:
         if isinstance(plugin, ReportsProblems):
             found.update(plugin.problems)
+    switch = engine.switcher.status
+    if switch is not None and switch.trouble:
+        found["switch"] = switch.trouble
     return found
 
 
 def notices(engine: Engine) -> tuple[str, ...]:
-    """What is asked for and not in effect, because this machine cannot."""
+    """What is asked for and not in effect, and why."""
+    found = []
     if engine.settings.ipv6_support and 6 not in engine.families:
-        return ("this kernel has no IPv6: Ipv6Support is not in effect",)
-    return ()
+        found.append("this kernel has no IPv6: Ipv6Support is not in effect")
+    if engine.profile.dataplane != engine.switcher.profile:
+        later = (
+            "`switch --forget` has the next start ask it"
+            if engine.switcher.choice.chosen
+            else "the next start asks it"
+        )
+        found.append(
+            f"dataplane {', '.join(engine.profile.dataplane)} was chosen by `switch`, the profile says "
+            f"{', '.join(engine.switcher.profile) or 'none'}: {later}"
+        )
+    return tuple(found)
 
 
 def status(engine: Engine) -> EngineStatus:
@@ -76,6 +90,8 @@ def status(engine: Engine) -> EngineStatus:
         problems=problems(engine),
         warnings=tuple(engine.warnings),
         notices=(*engine.resolver.notices, *notices(engine)),
+        dataplane=engine.profile.dataplane,
+        switch=engine.switcher.status,
     )
 
 

@@ -11,6 +11,9 @@ from calico_engine.plugin.protocols import ApplyResult, Dataplane, EndpointStatu
 
 _STUCK_AFTER_PERMANENT_FAILURES = 3
 
+#: From best to worst.
+STATUS_RANK = {EndpointStatus.UP: 0, EndpointStatus.DOWN: 1, EndpointStatus.ERROR: 2}
+
 MakeDataplane = Callable[[], Dataplane]
 
 
@@ -119,10 +122,9 @@ class Member:
 
 def combined_status(members: Mapping[str, Member]) -> dict[ResourceKey, EndpointStatus]:
     """One status an endpoint: error when any plugin says so, else down when any does, else up."""
-    rank = {EndpointStatus.UP: 0, EndpointStatus.DOWN: 1, EndpointStatus.ERROR: 2}
     combined: dict[ResourceKey, EndpointStatus] = {}
     for member in members.values():
         for key, status in member.endpoint_status.items():
-            if key not in combined or rank[status] > rank[combined[key]]:
+            if key not in combined or STATUS_RANK[status] > STATUS_RANK[combined[key]]:
                 combined[key] = status
     return combined

@@ -117,6 +117,11 @@ class EngineMetrics:
         with self._lock:
             self._gauges.setdefault(name, {})[tuple(sorted(labels.items()))] = value
 
+    def remove(self, name: str, labels: Mapping[str, str]) -> None:
+        """Drop a gauge of what there is no more."""
+        with self._lock:
+            self._gauges.get(name, {}).pop(tuple(sorted(labels.items())), None)
+
     def observe(self, name: str, value: float, labels: Mapping[str, str] = {}) -> None:
         """Add one observation to a summary."""
         key = tuple(sorted(labels.items()))

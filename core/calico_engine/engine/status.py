@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 import msgspec
 
@@ -32,6 +33,32 @@ class PluginWarning(msgspec.Struct, frozen=True, kw_only=True):
     time: str
 
 
+class SwitchPhase(StrEnum):
+    """Where a switch of dataplanes is; engine/switching.py says what each means."""
+
+    CHECKING = "checking"
+    PROGRAMMING = "programming"
+    REMOVING = "removing"
+    UNDOING = "undoing"
+    DONE = "done"
+    FAILED = "failed"
+
+    @property
+    def is_last(self) -> bool:
+        return self in (SwitchPhase.DONE, SwitchPhase.FAILED)
+
+
+class SwitchStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A switch: `lines` is what has been done so far, `error` why it failed, `trouble` what keeps it from ending."""
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    phase: SwitchPhase
+    lines: tuple[str, ...] = ()
+    error: str = ""
+    trouble: str = ""
+
+
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The whole engine at one moment.
 
@@ -57,6 +84,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     problems: Mapping[str, str] = {}
     warnings: tuple[PluginWarning, ...] = ()
     notices: tuple[str, ...] = ()
+    dataplane: tuple[str, ...] = ()  # in force: the profile's, or what `switch` has chosen
+    switch: SwitchStatus | None = None  # the last one of this engine
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

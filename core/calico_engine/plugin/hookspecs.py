@@ -128,5 +128,11 @@ class Hookspecs:
         """Somebody else changed our kernel objects; repair starts at once."""
 
     @hookspec
+    def ce_dataplane_switch(
+        self, before: tuple[str, ...], after: tuple[str, ...], phase: str, error: str
+    ) -> None:
+        """A switch of dataplanes entered a phase: checking, programming, removing, undoing, done or failed."""
+
+    @hookspec
     def ce_plugin_failed(self, plugin: str, phase: str, error: str) -> None:
         """A plugin raised in `phase` (watch, on_batch, apply, prune, ...); it will be retried."""

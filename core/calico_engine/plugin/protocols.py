@@ -168,6 +168,19 @@ class ReportsProblems(Protocol):
         ...
 
 
+@runtime_checkable
+class ClaimsMarks(Protocol):
+    """What a plugin that uses bits of the packet mark has beside its family's methods.
+
+    Two dataplanes work side by side during a switch (`calico-engine switch`): they must not use the same bits.
+    """
+
+    @property
+    def mark_bits(self) -> int:
+        """All bits that it sets, clears or looks at, with the settings it was made with."""
+        ...
+
+
 class Capability(msgspec.Struct, frozen=True, kw_only=True):
     """One line of `calico-engine check`: what, whether it is there, why it matters, what to do if it is not."""
 

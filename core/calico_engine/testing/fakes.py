@@ -22,6 +22,7 @@ from calico_engine.model.resource import Resource, ResourceKey
 from calico_engine.plugin.hookspecs import hookimpl
 from calico_engine.plugin.protocols import (
     ApplyResult,
+    Capability,
     Change,
     Dataplane,
     Datastore,
@@ -159,6 +160,8 @@ class RecordingDataplane:
         self.invalidations: list[str] = []
         self.fail_on_batch: Exception | None = None
         self.resync_after_s: float | None = None
+        self.mark_bits = 0
+        self.endpoint_status = EndpointStatus.UP
         self.closed = False
         self._world = World()
         self._believed: dict[str, Message] | None = None
@@ -179,7 +182,7 @@ class RecordingDataplane:
         desired, actual = self._desired(), self._actual()
         added = {name: message for name, message in desired.items() if actual.get(name) != message}
         writes = self._write(added, ())
-        status = dict.fromkeys(self._world.workloads, EndpointStatus.UP)
+        status = dict.fromkeys(self._world.workloads, self.endpoint_status)
         return ApplyResult(
             plugin=self.context.name,
             writes=writes,
@@ -312,12 +315,17 @@ class _DatastorePlugin:
 
 
 class _DataplanePlugin:
-    def __init__(self, make: Callable[[PluginContext], Dataplane]) -> None:
+    def __init__(self, make: Callable[[PluginContext], Dataplane], checks: Sequence[Capability] = ()) -> None:
         self._make = make
+        self._checks = checks
 
     @hookimpl
     def ce_make_dataplane(self, context: PluginContext) -> Dataplane:
         return self._make(context)
+
+    @hookimpl
+    def ce_checks(self) -> Sequence[Capability]:
+        return self._checks
 
 
 class _RoutingPlugin:
@@ -344,6 +352,13 @@ class Fakes:
         self.registry.register("dataplane", "sets", _DataplanePlugin(self._make_dataplane))
         self.registry.register("dataplane", "rules", _DataplanePlugin(self._make_dataplane))
         self.registry.register("routing", "routes", _RoutingPlugin(self._make_dataplane))
+
+    def add_dataplane(self, name: str, checks: Sequence[Capability] = ()) -> FakeKernel:
+        """Install one more dataplane, which no profile names."""
+        self.kernels[name] = FakeKernel()
+        self.made[name] = []
+        self.registry.register("dataplane", name, _DataplanePlugin(self._make_dataplane, checks))
+        return self.kernels[name]
 
     @property
     def datastore(self) -> MemoryDatastore:
