@@ -33,6 +33,11 @@ class Marks(msgspec.Struct, frozen=True, gc=False):
         """The bit that raw's PREROUTING sets on packets of workloads; nothing reads it later."""
         return self.scratch0
 
+    @property
+    def bits(self) -> int:
+        """All of them."""
+        return self.accept | self.pass_ | self.drop | self.scratch0 | self.scratch1
+
 
 def allocate_marks(settings: FelixSettings) -> Marks:
     """Return this node's bits. v2 with v3's default mask gets v2's default.

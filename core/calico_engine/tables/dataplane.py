@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
+import msgspec
+
 from calico_engine.errors import KernelError
 from calico_engine.kernel.time_slice import TimeSlice
 from calico_engine.messages import Batch
 from calico_engine.plugin.protocols import ApplyResult, Change, Notification, PluginContext
 from calico_engine.ruleset.ir import ChainKey
+from calico_engine.ruleset.marks import allocate_marks
 from calico_engine.ruleset.state import DesiredState
-from calico_engine.settings import FelixSettings
+from calico_engine.settings import FelixSettings, Layout
 from calico_engine.tables.backend import TableBackend, TableDelta
 from calico_engine.tables.family import FamilyTables
 from calico_engine.tables.status import endpoint_status, table_errors
@@ -334,6 +337,14 @@ class TableDataplane:
     def problems(self) -> dict[str, str]:
         """What is closed because it cannot be programmed: object -> why."""
         return dict(self._known_errors)
+
+    @property
+    def mark_bits(self) -> int:
+        """All bits of the packet mark that our rules use, for a switch to another dataplane."""
+        settings = self._state.settings
+        if any(family.backend.limits.has_verdict_maps for family in self._families):
+            settings = msgspec.structs.replace(settings, layout=Layout.NATIVE)
+        return allocate_marks(settings).bits
 
     def render(self) -> str:
         self._compile_now()
