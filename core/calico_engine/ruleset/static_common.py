@@ -189,21 +189,26 @@ def tunnel_output(settings: FelixSettings, family: Family, tunnels: Tunnels) -> 
 
 def nat_chains(settings: FelixSettings, family: Family, tunnels: Tunnels) -> Chains:
     """Return nat's static chains; the chains they jump to are compile_nat's."""
-    prerouting = [rule(Jump(names.FIP_DNAT))]
-    address = metadata_address(settings)
-    if address and is_family(address, family):
-        matches = (ProtocolIs(TCP), port(Side.DST, 80), NetIn(Side.DST, _METADATA_ADDRESS))
-        prerouting.append(rule(Dnat(f"{address}:{settings.metadata_port}"), *matches))
+    floating = rule(Jump(names.FIP_DNAT))
     postrouting = [rule(Jump(names.FIP_SNAT)), rule(Jump(names.NAT_OUTGOING))]
-    postrouting += _tunnel_masquerade(settings, family, tunnels)
+    postrouting += tunnel_masquerade(settings, family, tunnels)
     return {
-        ChainKey(Layer.NAT, names.PREROUTING): tuple(prerouting),
+        ChainKey(Layer.NAT, names.PREROUTING): (floating, *metadata_dnat(settings, family)),
         ChainKey(Layer.NAT, names.POSTROUTING): tuple(postrouting),
-        ChainKey(Layer.NAT, names.OUTPUT): (rule(Jump(names.FIP_DNAT)),),
+        ChainKey(Layer.NAT, names.OUTPUT): (floating,),
     }
 
 
-def _tunnel_masquerade(settings: FelixSettings, family: Family, tunnels: Tunnels) -> list[Rule]:
+def metadata_dnat(settings: FelixSettings, family: Family) -> list[Rule]:
+    """Return the rule that sends OpenStack's workloads to their metadata server, where there is one."""
+    address = metadata_address(settings)
+    if not address or not is_family(address, family):
+        return []
+    matches = (ProtocolIs(TCP), port(Side.DST, 80), NetIn(Side.DST, _METADATA_ADDRESS))
+    return [rule(Dnat(f"{address}:{settings.metadata_port}"), *matches)]
+
+
+def tunnel_masquerade(settings: FelixSettings, family: Family, tunnels: Tunnels) -> list[Rule]:
     """Give packets that this host sends down a tunnel from another of its addresses the tunnel's own."""
     interfaces = [IPIP_INTERFACE] if tunnels.ipip else []
     interfaces += [VXLAN_INTERFACES[family]] if tunnels.vxlan else []
