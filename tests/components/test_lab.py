@@ -186,6 +186,37 @@ def test_killed_engine_leaves_the_node_working_and_can_be_started_again(lab: Lab
     assert lab.engines()["node1"].ready
 
 
+@pytest.mark.parametrize("broken", ["spec: [\n", DENY_CLIENT2.replace("role ==", "role = =")])
+def test_policy_that_breaks_while_its_engine_is_stopped_is_enforced_anew(
+    lab: Lab, edit: Any, broken: str
+) -> None:
+    edit("policy.yaml", DENY_CLIENT2)
+    lab.settle()
+    web = address(lab, "web1")
+    lab.holder({"op": "signal", "node": "node1", "signal": int(signal.SIGTERM)})
+    wait_until(lambda: lab.engines()["node1"].exit_code == 0)
+    # As after a reboot: nothing in the kernel, and the file is not what it was.
+    cleanup = [sys.executable, "-m", "calico_engine.cli", "cleanup", "--yes"]
+    assert lab.run("node1", cleanup).returncode == 0
+    lab.write_manifest("policy.yaml", broken)
+
+    lab.holder({"op": "start", "node": "node1"})
+    wait_until(lambda: lab.engines()["node1"].ready and lab.engines()["node1"].settled)
+
+    # Nobody listens: who gets through is refused by the pod itself.
+    assert connect(lab, "client1", web) == "ConnectionRefusedError"
+    assert connect(lab, "client2", web) == "TimeoutError"
+    status = lab.run("node1", [sys.executable, "-m", "calico_engine.cli", "status"]).stdout
+    assert "policy.yaml: serving the version of 20" in status or "; serving the version of 20" in status
+
+
+def connect(lab: Lab, pod: str, target: str) -> str:
+    """Return the name of the error."""
+    code = "import socket, sys\ntry: socket.create_connection((sys.argv[1], 80), 1.5)"
+    code += "\nexcept OSError as error: print(type(error).__name__)"
+    return lab.run(pod, [sys.executable, "-c", code, target]).stdout.strip()
+
+
 def test_nodes_do_not_share_run_and_see_their_own_namespace(lab: Lab) -> None:
     for node in ("node1", "node2"):
         links = {link["ifname"] for link in json.loads(lab.run(node, ["ip", "-j", "link"]).stdout)}

@@ -17,7 +17,7 @@ from calico_engine.cli.options import run_dir_option, set_option
 from calico_engine.cli.output import output_option, print_json, print_table, progress
 
 if TYPE_CHECKING:
-    from calico_engine.engine.profile import EngineProfile
+    from calico_engine.engine.profile import EngineOptions, EngineProfile
     from calico_engine.plugin import Capability
 
 
@@ -61,10 +61,12 @@ def _word(capability: Capability) -> str:
 
 def _capabilities(profile: EngineProfile | None, run_dir: str) -> Iterator[tuple[str, Capability]]:
     """Yield (whose, what) for the engine itself and for every plugin that is asked for."""
+    from calico_engine.engine.profile import EngineOptions
     from calico_engine.errors import PluginError
     from calico_engine.plugin import Capability, PluginRegistry, installed
 
-    for capability in _own_capabilities(run_dir, plumbing=profile is None or profile.engine.plumbing):
+    options = profile.engine if profile else EngineOptions()
+    for capability in _own_capabilities(run_dir, options):
         yield "engine", capability
     registry = PluginRegistry()
     plugins = profile.selected() if profile else [(info.family, info.name) for info in installed()]
@@ -82,8 +84,9 @@ def _capabilities(profile: EngineProfile | None, run_dir: str) -> Iterator[tuple
             )
 
 
-def _own_capabilities(run_dir: str, *, plumbing: bool) -> Iterator[Capability]:
+def _own_capabilities(run_dir: str, options: EngineOptions) -> Iterator[Capability]:
     from calico_engine import fastpath
+    from calico_engine.engine.directories import state_directory
     from calico_engine.plugin import Capability
 
     yield Capability(
@@ -110,7 +113,12 @@ def _own_capabilities(run_dir: str, *, plumbing: bool) -> Iterator[Capability]:
         required=False,
     )
     yield _writable(Path(run_dir), "the engine's lock and socket", "give another --run-dir")
-    if plumbing:
+    yield _writable(
+        state_directory(run_dir, os.environ.get("CALICO_ENGINE_STATE_DIR"), options.state_dir),
+        "manifests' last good versions, for the next start",
+        "give another engine.state_dir, or --state-dir to `run`",
+    )
+    if options.plumbing:
         sysctls = Path("/proc/sys/net/ipv4/conf/all")
         yield Capability(
             name="writable /proc/sys/net",

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 )
 @run_dir_option
 @click.option(
+    "--state-dir",
+    metavar="DIR",
+    default="",
+    envvar="CALICO_ENGINE_STATE_DIR",
+    show_envvar=True,
+    help="Where the engine keeps what is to outlive a reboot, such as manifests' last good versions. "
+    "[default: the profile's engine.state_dir, else /var/lib/calico-engine, or state/ in a --run-dir of your own]",
+)
+@click.option(
     "--once", is_flag=True, help="Exit when everything has been applied once; the kernel stays as it is."
 )
 @click.option(
@@ -42,6 +51,7 @@ def run(
     overrides: tuple[str, ...],
     manifests: str | None,
     run_dir: str,
+    state_dir: str,
     once: bool,
     timeout_s: float,
 ) -> int:
@@ -54,7 +64,7 @@ def run(
 
     if manifests is not None:
         overrides = (*overrides, f"options.file.path={_toml_text(manifests)}")
-    engine = make_engine(profile, overrides=overrides, node=node, run_dir=run_dir)
+    engine = make_engine(profile, overrides=overrides, node=node, run_dir=run_dir, state_dir=state_dir)
     asyncio.run(_run_once(engine, timeout_s) if once else run_daemon(engine))
     return EXIT_OK
 

@@ -3,7 +3,8 @@
 Embedders use `Engine` and `load_profile`; `calico-engine run` uses engine.daemon.
 """
 
-from calico_engine.engine.engine import RUN_DIRECTORY, Engine
+from calico_engine.engine.directories import RUN_DIRECTORY, STATE_DIRECTORY
+from calico_engine.engine.engine import Engine
 from calico_engine.engine.profile import (
     EngineOptions,
     EngineProfile,
@@ -15,6 +16,7 @@ from calico_engine.engine.status import EngineStatus, Health, MemberStatus
 
 __all__ = [
     "RUN_DIRECTORY",
+    "STATE_DIRECTORY",
     "Engine",
     "EngineOptions",
     "EngineProfile",

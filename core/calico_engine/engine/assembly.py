@@ -27,6 +27,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
     node: str
     run_dir: str
+    state_dir: str = ""
     settings: Callable[[], FelixSettings]
     families: tuple[int, ...]  # that the kernel has
     request_apply: Callable[[str], None]
@@ -100,6 +101,7 @@ class Assembly:
             options=self._options.get((family, name), {}),
             families=tuple(f for f in self._surroundings.families if f == 4 or settings.ipv6_support),
             run_dir=self._surroundings.run_dir,
+            state_dir=self._surroundings.state_dir,
             request_apply=self._surroundings.request_apply,
             notify=self._surroundings.notify,
             metrics=self._surroundings.metrics,

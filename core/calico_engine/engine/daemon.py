@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calico_engine.engine import logs
-from calico_engine.engine.engine import RUN_DIRECTORY, Engine
+from calico_engine.engine.directories import RUN_DIRECTORY
+from calico_engine.engine.engine import Engine
 from calico_engine.engine.environment import file_logging_allowed
 from calico_engine.engine.events import ApplyFinished, Event
 from calico_engine.engine.profile import EngineProfile, load_profile
@@ -32,6 +33,7 @@ def make_engine(
     overrides: Sequence[str] = (),
     node: str = "",
     run_dir: str | Path = RUN_DIRECTORY,
+    state_dir: str | Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Engine:
     """Return an Engine for a profile's name or path. Raises: ConfigError, PluginError."""
@@ -40,7 +42,14 @@ def make_engine(
     def load() -> EngineProfile:
         return load_profile(reference, overrides=overrides)
 
-    return Engine(load(), node or node_name(environ), run_dir=run_dir, environ=environ, load_profile=load)
+    return Engine(
+        load(),
+        node or node_name(environ),
+        run_dir=run_dir,
+        state_dir=state_dir,
+        environ=environ,
+        load_profile=load,
+    )
 
 
 async def run_daemon(engine: Engine) -> None:

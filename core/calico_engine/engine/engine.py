@@ -25,6 +25,7 @@ from calico_engine.engine.applier import Applier
 from calico_engine.engine.assembly import Assembly, Surroundings
 from calico_engine.engine.bus import EventBus
 from calico_engine.engine.choice import ChoiceFile
+from calico_engine.engine.directories import RUN_DIRECTORY, state_directory
 from calico_engine.engine.environment import apply_environment
 from calico_engine.engine.events import DriftDetected, EngineStarted, EngineStopping, PluginFailed
 from calico_engine.engine.graph_runner import ConfigResolver, Graph, GraphRunner
@@ -50,8 +51,6 @@ from calico_engine.settings import FelixSettings
 
 log = logging.getLogger(__name__)
 
-RUN_DIRECTORY = "/var/run/calico"
-
 _WARNINGS = 50
 _FINISH_S = 5.0
 
@@ -73,6 +72,7 @@ class Engine:
         node: str,
         *,
         run_dir: str | Path = RUN_DIRECTORY,
+        state_dir: str | Path | None = None,
         environ: Mapping[str, str] | None = None,
         registry: PluginRegistry | None = None,
         config_file: Path = CONFIG_FILE,
@@ -81,6 +81,7 @@ class Engine:
         families: tuple[int, ...] | None = None,
     ) -> None:
         """`load_profile` reads the profile again for `reload_from_source`; `families` are those that the kernel has.
+        `state_dir` is chosen by the profile, or by `run_dir`, where it is not given.
 
         Raises: ConfigError, PluginError: what is wrong with profile, settings or plugins is known here."""
         self.environ = dict(os.environ if environ is None else environ)
@@ -91,6 +92,7 @@ class Engine:
         choice = self._choice_file.read()
         self.switcher = Switcher(self, self._choice_file, choice, self.profile.dataplane)
         self.take_dataplane(choice.selected(self.profile.dataplane))
+        self.state_dir = state_directory(run_dir, state_dir, self.profile.engine.state_dir)
         self.registry = registry or PluginRegistry()
         self.bus = EventBus(self.registry)
         self.resolver = SettingsResolver(self.profile.felix, self.environ, config_file=config_file)
@@ -245,7 +247,7 @@ class Engine:
         told = msgspec.structs.replace(self.profile, dataplane=self.switcher.profile)
         refused = [name for name in fixed if getattr(profile, name) != getattr(told, name)]
         kept = msgspec.structs.replace(profile, **{name: getattr(self.profile, name) for name in fixed})
-        for name in ("plumbing", "link_monitor", "control_socket"):
+        for name in ("plumbing", "link_monitor", "control_socket", "state_dir"):
             before = getattr(self.profile.engine, name)
             if getattr(kept.engine, name) != before:
                 refused.append(f"engine.{name}")
@@ -331,6 +333,7 @@ class Engine:
         return Surroundings(
             node=self.node,
             run_dir=str(self.run_dir),
+            state_dir=str(self.state_dir),
             settings=lambda: self.settings,
             families=self.families,
             request_apply=self.request_apply,

@@ -11,12 +11,16 @@ import sys
 from calico_engine.engine.daemon import make_engine, run_daemon
 from calico_engine.errors import CalicoEngineError
 
+#: The machine's own is shared by all nodes; /run is this node's alone, and stays as long as the lab.
+STATE_DIRECTORY = "/run/calico-engine"
+
 
 def main(arguments: list[str]) -> int:
     """Run the engine until SIGTERM; returns the exit code."""
     profile, node, *overrides = arguments
     try:
-        asyncio.run(run_daemon(make_engine(profile, overrides=overrides, node=node)))
+        engine = make_engine(profile, overrides=overrides, node=node, state_dir=STATE_DIRECTORY)
+        asyncio.run(run_daemon(engine))
     except CalicoEngineError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -226,6 +226,8 @@ class PluginContext(msgspec.Struct, frozen=True, kw_only=True):
 
     `options` is the plugin's own section of the profile, decoded into the type its `ce_config_type` names (or a plain
     dict). `request_apply(reason)` asks for an apply soon, from any thread. `notify` publishes on the event bus.
+    `run_dir` is gone after a reboot, `state_dir` is not; a plugin keeps its files in a folder of its name there. "" is
+    for nowhere: a command that only looks must leave nothing behind.
     """
 
     name: str
@@ -234,6 +236,7 @@ class PluginContext(msgspec.Struct, frozen=True, kw_only=True):
     options: object
     families: tuple[int, ...] = (4, 6)
     run_dir: str = "/var/run/calico"
+    state_dir: str = ""
     request_apply: Callable[[str], None]
     notify: Callable[[Notification], None]
     metrics: MetricSink = NO_METRICS

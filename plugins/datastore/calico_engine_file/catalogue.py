@@ -1,7 +1,8 @@
 """What the manifests say, kept file by file, so that one changed file is read alone.
 
 Every method may block on the disk; the caller runs them in a thread, under `lock`. A file that cannot be read, or an
-item of it that is not valid, keeps the last good version of its resources for as long as this object lives.
+item of it that is not valid, keeps the last good version of its resources: the one of this object's life, else the one
+that `Memory` has from before.
 
 Where two places hold the same key, the first wins: files in the order of their paths, then the order in the file.
 """
@@ -17,9 +18,11 @@ from pathlib import Path
 
 import msgspec
 
-from calico_engine.errors import UnavailableError
+from calico_engine.errors import UnavailableError, ValidationError
 from calico_engine.model import Resource, ResourceKey
+from calico_engine_file.last_good import Record, make_record, printable, time_text
 from calico_engine_file.manifest import Entry, ManifestError, parse_manifest
+from calico_engine_file.memory import Memory
 from calico_engine_file.scanning import (
     RefusedError,
     Signature,
@@ -33,6 +36,7 @@ from calico_engine_file.scanning import (
 _TICK_NS = 20_000_000
 #: So many problems of one file are told.
 _TOLD = 10
+_UNKNOWN = "what the file holds is unknown and NOT in force"
 #: Of a file that could never be read.
 _NEVER = Signature(-1, 0, 0, 0)
 
@@ -42,7 +46,7 @@ def digest_of(data: bytes) -> bytes:
 
 
 class FileState(msgspec.Struct):
-    """One file as last read. `entries` may hold last good versions from earlier reads."""
+    """One file as last read. `entries` may hold last good versions from earlier reads; a broken one has no others."""
 
     signature: Signature
     read_ns: int
@@ -53,6 +57,21 @@ class FileState(msgspec.Struct):
     @property
     def may_have_changed(self) -> bool:
         return self.signature.newest_ns + _TICK_NS > self.read_ns
+
+    @property
+    def in_order(self) -> bool:
+        """Whether every entry is what the file says now."""
+        return not self.broken and not any(entry.error for entry in self.entries)
+
+    def last_good(self) -> tuple[Entry, ...]:
+        """Return the entries as older versions, each with its time."""
+        written = time_text(self.signature.mtime_ns)
+        return tuple(
+            entry
+            if entry.good_since or entry.resource is None
+            else msgspec.structs.replace(entry, good_since=written)
+            for entry in self.entries
+        )
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -68,7 +87,9 @@ Listener = Callable[[set[ResourceKey]], None]
 class Catalogue:
     """All resources below a directory. `report(subject, text)` takes problems; an empty text says it is over."""
 
-    def __init__(self, root: Path, limit_bytes: int, report: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, root: Path, limit_bytes: int, report: Callable[[str, str], None], memory: Memory
+    ) -> None:
         self.root = root
         self.lock = threading.RLock()
         self.listeners: list[Listener] = []
@@ -76,6 +97,7 @@ class Catalogue:
         self.files_read = 0
         self._limit_bytes = limit_bytes
         self._report = report
+        self._memory = memory
         self._files: dict[str, FileState] = {}
         self._paths: dict[ResourceKey, list[str]] = {}
         self._problems: dict[str, str] = {}
@@ -104,6 +126,24 @@ class Catalogue:
     def paths(self, key: ResourceKey) -> list[str]:
         """Return every file that holds the key, the winner first."""
         return list(self._paths.get(key, ()))
+
+    def all_paths(self) -> set[str]:
+        return set(self._files)
+
+    def record(self, path: str) -> Record | None:
+        """Return what to remember of a file; None when the present record is to stay."""
+        state = self._files.get(path)
+        if state is None:
+            return Record(printable(path))
+        if state.broken and not state.entries:
+            return None
+        digest = state.digest.hex() if state.in_order else ""
+        return make_record(path, digest, state.entries, state.signature.mtime_ns)
+
+    def settle(self) -> None:
+        """Everything has been read: forget what the memory has of files that are gone."""
+        self.loaded = True
+        self._memory.settle(self.all_paths())
 
     def is_broken(self, path: str) -> bool:
         state = self._files.get(path)
@@ -135,6 +175,7 @@ class Catalogue:
             self._note(subject, text)
         self._scan_problems = set(found.problems)
         unreadable = tuple(found.unreadable)
+        self._recall_all(path for path in self._memory.paths_below(unreadable) if path not in self._files)
         gone = [
             path
             for path in self._files
@@ -170,6 +211,9 @@ class Catalogue:
         changed: set[ResourceKey] = set()
         for path in paths:
             self._refresh_file(path, changed)
+        self._tell(changed)
+
+    def _tell(self, changed: set[ResourceKey]) -> None:
         if changed:
             for listener in self.listeners:
                 listener(changed)
@@ -178,7 +222,7 @@ class Catalogue:
         """Bring everything up to date. Raises: UnavailableError."""
         stale, gone = self.scan()
         self.refresh([*stale, *gone])
-        self.loaded = True
+        self.settle()
 
     def refresh_key(self, key: ResourceKey) -> None:
         """Bring up to date what holds the key.
@@ -210,7 +254,8 @@ class Catalogue:
             self._forget(path, changed)
             return
         except RefusedError as error:
-            self._keep(path, before, str(error), None if before else FileState(_NEVER, 0))
+            unread = None if before else FileState(_NEVER, 0)
+            self._keep(path, before or self._recall(path, changed), str(error), unread)
             return
         self._take(path, data, FileState(signature, read_ns, digest_of(data)), before, changed)
 
@@ -218,28 +263,28 @@ class Catalogue:
         self, path: str, data: bytes, state: FileState, before: FileState | None, changed: set[ResourceKey]
     ) -> None:
         """Enter a file's new content."""
-        entries_before = before.entries if before else ()
         if before and not before.broken and before.digest == state.digest:
             state.entries = before.entries
             self._files[path] = state
             return
-        if not data.strip() and entries_before:
-            self._keep(
-                path,
-                before,
-                f"{path}: empty: its resources stay as they were; to remove them delete it",
-                state,
-            )
-            return
+        if not data.strip():
+            before = before or self._recall(path, changed)
+            if before and before.entries:
+                self._keep(path, before, f"{path}: empty; to remove its resources delete it", state)
+                return
         try:
             entries = parse_manifest(path, data)
         except ManifestError as error:
-            stay = "; its resources stay as they were" if entries_before else ""
-            self._keep(path, before, f"{error}{stay}", state)
+            self._keep(path, before or self._recall(path, changed), str(error), state)
             return
+        if before is None and any(entry.resource is None for entry in entries):
+            before = self._recall(path, changed)
+        entries_before = before.last_good() if before else ()
         self._note(path, "")
+        self._note(f"{path}~", "")
         state.entries = self._with_last_good(path, entries, entries_before)
         self._files[path] = state
+        self._memory.note(path, state.digest.hex() if state.in_order else "")
         old = {entry.key: entry for entry in reversed(entries_before) if entry.key}
         new = {entry.key: entry for entry in reversed(state.entries) if entry.key}
         for key in old.keys() | new.keys():
@@ -258,44 +303,72 @@ class Catalogue:
         good = {entry.key: entry for entry in before if entry.key and entry.resource}
         problems: list[str] = []
         kept: list[Entry] = []
-        nameless = False
+        nameless: set[ResourceKey | None] = set()
         seen: set[ResourceKey] = set()
         for entry in entries:
             if entry.resource is None:
                 last = good.get(entry.key) if entry.key else None
-                problems.append(f"{entry.error}" + ("; the last good version stays" if last else ""))
-                nameless = nameless or entry.key is None
-                if last is not None:
-                    entry = msgspec.structs.replace(entry, resource=last.resource)
+                stays = f"; serving the version of {last.good_since}" if last else ""
+                problems.append(f"{entry.error}{stays}")
+                if last is None:
+                    nameless.add(entry.key)
+                else:
+                    entry = msgspec.structs.replace(entry, resource=last.resource, good_since=last.good_since)
             if entry.key is not None:
                 if entry.key in seen:
                     problems.append(f"{entry.key} is there twice: the first counts")
                 seen.add(entry.key)
             kept.append(entry)
-        if nameless:
-            # One item is not known by name any more: whichever is missing may be the one that it was.
-            kept.extend(
-                msgspec.structs.replace(entry, place=()) for key, entry in good.items() if key not in seen
-            )
+        lost = _missing_ones(good, seen, nameless, {entry.key for entry in before if entry.key})
+        kept.extend(lost)
+        problems.extend(f"serving the version of {entry.good_since} of {entry.key}" for entry in lost)
         told = problems[:_TOLD]
         if len(problems) > _TOLD:
             told.append(f"and {len(problems) - _TOLD} more, see `calico-engine validate`")
         self._note(f"{path}#", f"{path}: {'; '.join(told)}" if problems else "")
         return tuple(kept)
 
-    def _keep(self, path: str, before: FileState | None, text: str, state: FileState | None = None) -> None:
+    def _keep(self, path: str, before: FileState | None, reason: str, state: FileState | None) -> None:
         """Let a file that cannot be read say what it said before."""
-        self._note(path, text)
-        if state is None:
-            return
-        state.entries = before.entries if before else ()
-        state.broken = True
-        self._files[path] = state
+        entries = before.last_good() if before else ()
+        since = max((entry.good_since for entry in entries), default="")
+        if since:
+            self._note(path, f"{path}: serving the version of {since}; broken since: {reason}")
+        else:
+            self._note(path, f"{reason}; {_UNKNOWN}")
+        if state is not None:
+            state.entries = entries
+            state.broken = True
+            self._files[path] = state
+
+    def _recall(self, path: str, changed: set[ResourceKey]) -> FileState | None:
+        """Enter what a file held before this object's life, as far as that is known."""
+        try:
+            entries = self._memory.recall(path)
+        except ValidationError as error:
+            self._note(f"{path}~", f"{path}: the version kept of it is refused: {error}")
+            return None
+        if not entries:
+            return None
+        state = self._files[path] = FileState(_NEVER, 0, entries=entries, broken=True)
+        for entry in entries:
+            if entry.key:
+                self._enter(entry.key, path)
+                changed.add(entry.key)
+        return state
+
+    def _recall_all(self, paths: Iterable[str]) -> None:
+        changed: set[ResourceKey] = set()
+        for path in paths:
+            self._recall(path, changed)
+        self._tell(changed)
 
     def _forget(self, path: str, changed: set[ResourceKey]) -> None:
-        self._note(path, "")
-        self._note(f"{path}#", "")
+        for subject in (path, f"{path}#", f"{path}~"):
+            self._note(subject, "")
         state = self._files.pop(path, None)
+        if state is not None:
+            self._memory.note(path)
         for key in {entry.key for entry in state.entries if entry.key} if state else ():
             self._leave(key, path)
             changed.add(key)
@@ -328,3 +401,22 @@ class Catalogue:
         else:
             del self._problems[subject]
         self._report(subject, text)
+
+
+def _missing_ones(
+    good: dict[ResourceKey, Entry],
+    seen: set[ResourceKey],
+    nameless: set[ResourceKey | None],
+    before: set[ResourceKey],
+) -> list[Entry]:
+    """Return the good ones that are not seen any more, and that one of the items which are not valid may have been.
+
+    nameless: the keys, as far as they can be told, of what is not valid and never was under that name. One that was
+    there before, just as wrong, is none of those that are missing; it does not end the stay of one that stayed either.
+    """
+    is_new = any(key is None or key not in before for key in nameless)
+    return [
+        msgspec.structs.replace(entry, place=())
+        for key, entry in good.items()
+        if key not in seen and (is_new or (nameless and not entry.place))
+    ]

@@ -31,12 +31,14 @@ class ManifestError(DatastoreError):
 
 class Entry(msgspec.Struct, frozen=True):
     """One resource as a file holds it. `resource` is None and `error` says why where it is not valid; `key` is None
-    where not even kind and name can be told."""
+    where not even kind and name can be told. `good_since` is set for a version that the file held earlier: when that
+    was written."""
 
     place: Place
     key: ResourceKey | None
     resource: Resource | None
     error: str = ""
+    good_since: str = ""
 
     @property
     def revision(self) -> str:

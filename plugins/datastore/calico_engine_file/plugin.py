@@ -17,6 +17,9 @@ from calico_engine.model import Resource, ResourceKey
 from calico_engine.plugin.protocols import Notification, PluginContext, StatusReport, SyncStatus, Update
 from calico_engine_file.catalogue import Catalogue
 from calico_engine_file.config import FileConfig, WatchMode
+from calico_engine_file.last_good import LastGood, printable
+from calico_engine_file.memory import Memory
+from calico_engine_file.saving import Saver
 from calico_engine_file.store import Store
 from calico_engine_file.watching import Agenda, TreeWatch, directory_identity
 
@@ -39,14 +42,19 @@ class FileDatastore:
         *,
         name: str = "file",
         notify: Callable[[Notification], None] | None = None,
+        state_dir: str = "",
     ) -> None:
+        """state_dir: where last good versions are kept for the next start; "" for nowhere."""
         self.root = Path(config.path)
         self._config = config
         self._name = name
         self._notify = notify
         self._loop: asyncio.AbstractEventLoop | None = None
         self._problems: dict[str, str] = {}
-        self._catalogue = Catalogue(self.root, config.max_file_bytes, self._report)
+        log_ = LastGood(Path(state_dir, name), self.root) if state_dir else None
+        self._memory = Memory(log_)
+        self._catalogue = Catalogue(self.root, config.max_file_bytes, self._report, self._memory)
+        self._saver = Saver(self._catalogue, self._memory, log_, self._report) if log_ else None
         self._store = Store(self._catalogue, config)
         # One of its own: a writer that waits for another process must not use up everybody's threads.
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"datastore-{name}")
@@ -57,7 +65,7 @@ class FileDatastore:
 
     @classmethod
     def from_context(cls, context: PluginContext, config: FileConfig) -> FileDatastore:
-        return cls(config, name=context.name, notify=context.notify)
+        return cls(config, name=context.name, notify=context.notify, state_dir=context.state_dir)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -71,12 +79,12 @@ class FileDatastore:
 
     def _report(self, subject: str, text: str) -> None:
         """Take note of a problem, or of its end, and tell the engine on its own thread."""
-        subject, text = _encodable(subject), _encodable(text)
+        subject, text = printable(subject), printable(text)
         if text:
             self._problems[subject] = text
         elif self._problems.pop(subject, None) is None:
             return
-        message = text or f"{subject.strip('#=')}: in order again"
+        message = text or f"{subject.strip('#=~')}: in order again"
         loop = self._loop
         if self._notify is None or loop is None or loop.is_closed():
             log.log(logging.WARNING if text else logging.INFO, "%s", message)
@@ -121,10 +129,20 @@ class FileDatastore:
         await asyncio.to_thread(self._store.write_status, report)
 
     async def close(self) -> None:
-        """End every watch."""
+        """End every watch; have on disk what is to be remembered."""
         self._closed = True
         for agenda in self._agendas:
             agenda.wake()
+        await self.save()
+
+    async def save(self) -> None:
+        """Return once the last good versions that are known by now are on disk."""
+        if self._saver is not None:
+            await self._saver.finish()
+
+    def _save_soon(self) -> None:
+        if self._saver is not None:
+            self._saver.start()
 
     async def watch(self) -> AsyncIterator[Sequence[Update] | SyncStatus]:
         """Yield what the directory says, and then every change. See protocols.Datastore.watch."""
@@ -184,15 +202,24 @@ class FileDatastore:
     async def _read_everything(self, watcher: _Watcher) -> AsyncIterator[Sequence[Update]]:
         """Bring all files up to date, a slice at a time. Raises: UnavailableError."""
         await self._locked(watcher.note_all)
+        if not self._catalogue.loaded:
+            await self._locked(self._load_memory)
         stale, gone = await self._locked(self._catalogue.scan)
         for start in range(0, len(stale), _SLICE):
             await self._locked(partial(self._catalogue.refresh, stale[start : start + _SLICE]))
             while updates := await self._locked(partial(watcher.take, _SLICE)):
                 yield updates
         await self._locked(partial(self._catalogue.refresh, gone))
-        self._catalogue.loaded = True
+        await self._locked(self._catalogue.settle)
         while updates := await self._locked(partial(watcher.take, _SLICE)):
             yield updates
+        self._save_soon()
+
+    def _load_memory(self) -> None:
+        try:
+            self._memory.load()
+        except OSError as error:
+            self._report("last good versions", f"last good versions cannot be read: {error}")
 
     async def _follow(
         self, watcher: _Watcher, agenda: Agenda, identity: tuple[int, int], interval_s: float
@@ -218,6 +245,7 @@ class FileDatastore:
                 for path in gone:
                     agenda.note_missing(path)
                 look_at_all_s = time.monotonic() + interval_s
+            self._save_soon()
             while updates := await self._locked(partial(watcher.take, _SLICE)):
                 yield updates
 
@@ -256,11 +284,6 @@ class FileDatastore:
                 if not self._tree.agendas:
                     self._tree.stop()
                     self._tree = None
-
-
-def _encodable(text: str) -> str:
-    """Return text that can be sent and stored: the name of a file may be any bytes."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Watcher:

@@ -30,7 +30,7 @@ def exclusive(root: Path, timeout_s: float) -> Iterator[None]:
     try:
         descriptor = os.open(root / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _cannot_write(root, error) from error
+        raise cannot_write(root, error) from error
     try:
         _lock(descriptor, root, timeout_s)
         yield
@@ -55,16 +55,16 @@ def _lock(descriptor: int, root: Path, timeout_s: float) -> None:
             return
 
 
-def write_atomically(target: Path, data: bytes, *, durable: bool = True) -> None:
+def write_atomically(target: Path, data: bytes, *, durable: bool = True, mode: int = 0o644) -> None:
     """Replace a file's content, or make the file: temporary file, fsync, rename, fsync of the directory.
 
-    Mode and owner of a file that was there are kept.
+    Mode and owner of a file that was there are kept; `mode` is that of a new one.
     Raises: UnavailableError (full or read-only), DatastoreError.
     """
     temporary = target.parent / f"{TEMPORARY}{os.getpid()}-{time.monotonic_ns():x}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 _take_over(target, file.fileno())
@@ -79,7 +79,7 @@ def write_atomically(target: Path, data: bytes, *, durable: bool = True) -> None
         if durable:
             sync_directory(target.parent)
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise cannot_write(target, error) from error
 
 
 def _take_over(target: Path, descriptor: int) -> None:
@@ -100,7 +100,7 @@ def remove_file(target: Path) -> None:
         target.unlink(missing_ok=True)
         sync_directory(target.parent)
     except OSError as error:
-        raise _cannot_write(target, error) from error
+        raise cannot_write(target, error) from error
 
 
 def sync_directory(folder: Path) -> None:
@@ -127,7 +127,8 @@ def safe_name(name: str) -> str:
     return text
 
 
-def _cannot_write(target: Path, error: OSError) -> DatastoreError:
+def cannot_write(target: Path, error: OSError) -> DatastoreError:
+    """Return the error to raise; only what may pass by itself is retryable."""
     message = f"{target}: cannot be written: {error.strerror}"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG}:
         return DatastoreError(message)

@@ -9,7 +9,9 @@ import pytest
 
 from calico_engine.engine import Engine
 from calico_engine.model import dump
-from calico_engine.testing.builders import make_endpoint, make_global_policy, make_node
+from calico_engine.model.policy import Action
+from calico_engine.testing.builders import make_endpoint, make_global_policy, make_node, make_rule
+from calico_engine.testing.fakes import Fakes
 
 from .conftest import Rig
 
@@ -93,3 +95,42 @@ async def test_a_wrong_manifest_put_right_is_forgotten(node: tuple[Rig, Path]) -
 
     assert engine.status().rejected == {}
     assert engine.status().problems == {}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["spec: [\n", dump(make_global_policy("deny", selector="app == 'web'")).replace("app ==", "app = =")],
+)
+async def test_a_policy_that_breaks_while_the_engine_is_stopped_stays_enforced(
+    node: tuple[Rig, Path], broken: str
+) -> None:
+    rig, manifests = node
+    path = manifests / "deny.yaml"
+    deny = make_global_policy("deny", selector="app == 'web'", ingress=[make_rule(Action.DENY)])
+    path.write_text(dump(deny))
+    engine = await start(rig, manifests)
+    before = sorted(rig.fakes.kernels["rules"].names())
+    await rig.stop()
+
+    path.write_text(broken)
+    rig.fakes = Fakes()  # a kernel that has nothing, as after a reboot
+    engine = await start(rig, manifests)
+
+    assert sorted(rig.fakes.kernels["rules"].names()) == before
+    assert any("GlobalNetworkPolicy(deny)" in name for name in before)
+    (problem,) = engine.status().problems.values()
+    assert "deny.yaml" in problem
+    assert "serving the version of 20" in problem
+    assert engine.is_ready()
+
+
+async def test_a_policy_that_was_never_in_order_is_said_to_be_unknown(node: tuple[Rig, Path]) -> None:
+    rig, manifests = node
+    (manifests / "deny.yaml").write_text("spec: [\n")
+
+    engine = await start(rig, manifests)
+
+    (problem,) = engine.status().problems.values()
+    assert "deny.yaml" in problem
+    assert "unknown and NOT in force" in problem
+    assert any("deny.yaml" in warning.message for warning in engine.warnings)

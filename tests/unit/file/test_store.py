@@ -28,6 +28,7 @@ from calico_engine_file.plugin import FileDatastore
 
 WAIT_S = 20.0
 WEB = make_policy("web", order=1.0)
+UNKNOWN = "what the file holds is unknown and NOT in force"
 
 
 class Watched:
@@ -162,7 +163,7 @@ async def test_one_invalid_resource_keeps_its_last_good_version_beside_good_news
         await it.until_says(make_policy("web", order=2.0), make_policy("db", order=1.0))
         report = await it.until_reports("NetworkPolicy(default/db)")
         assert "order" in report
-        assert "last good" in report
+        assert "serving the version of 20" in report
         with pytest.raises(ConflictError):
             await it.store.put(make_policy("db"), expect_revision="0")
 
@@ -181,15 +182,45 @@ async def test_invalid_resource_that_was_never_good_is_told_as_an_error(tmp_path
         await it.until_says(make_policy("x"))
 
 
-async def test_resource_whose_name_was_lost_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("kind: NetworkPolicy", "kind: NetworkPolicies", "NetworkPolicies"),
+        ("name: web", "name:", "metadata.name: is required"),
+        ("name: web", "name: Web", "metadata.name: 'Web' is not allowed"),
+        ("namespace: default", "namespace: 7", "metadata.namespace"),
+    ],
+)
+async def test_resource_whose_name_was_lost_stays(tmp_path: Path, old: str, new: str, word: str) -> None:
     path = tmp_path / "both.yaml"
     write(path, WEB, make_profile("p"))
     async with watched(tmp_path) as it:
-        path.write_text(path.read_text().replace("kind: NetworkPolicy", "kind: NetworkPolicies"))
-        await it.until_reports("NetworkPolicies")
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        await it.until_reports(word)
         await it.settle()
 
         await it.until_says(WEB, make_profile("p"))
+
+        path.write_text(path.read_text() + "# looked at again\n")
+        await it.settle()
+        await it.until_says(WEB, make_profile("p"))
+
+        write(path, make_profile("p"))
+        await it.until_says(make_profile("p"))
+
+
+async def test_what_was_always_wrong_keeps_nothing_that_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "three.yaml"
+    wrong = render_manifest(make_policy("wrong", order=4.0)).replace(b"order: 4", b"order: nothing")
+    path.write_bytes(wrong + b"---\n" + b"---\n".join(map(render_manifest, (WEB, make_profile("p")))))
+    async with watched(tmp_path) as it:
+        await it.until_says(WEB, make_profile("p"))
+
+        path.write_bytes(wrong + b"---\n" + render_manifest(make_profile("p")))
+
+        await it.until_says(make_profile("p"))
 
 
 async def test_first_path_wins_a_key_that_two_files_hold(tmp_path: Path) -> None:
@@ -612,7 +643,7 @@ async def test_text_that_no_resource_can_be_made_of(tmp_path: Path, name: str) -
     async with watched(tmp_path) as it:
         await it.until_says(WEB)
 
-        assert it.store.problems == {"bad.json": f"bad.json: {SENTENCES[name]}"}
+        assert it.store.problems == {"bad.json": f"bad.json: {SENTENCES[name]}; {UNKNOWN}"}
 
 
 async def test_file_name_that_is_no_text(tmp_path: Path) -> None:
