@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
@@ -131,6 +132,13 @@ class Node:
         results = [await dataplane.apply() for dataplane in self.dataplanes]
         results += [await dataplane.prune() for dataplane in reversed(self.dataplanes)]
         return sum(result.writes for result in results)
+
+    async def take_us(self, batch: Batch) -> float:
+        """Hear a batch and apply it; return what that took, in microseconds."""
+        started = time.perf_counter_ns()
+        await self.hear(batch)
+        await self.apply()
+        return (time.perf_counter_ns() - started) / 1000
 
     async def _program(self, batch: Batch) -> None:
         assert self._stack is not None
