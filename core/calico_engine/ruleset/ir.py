@@ -242,12 +242,14 @@ class Continue(_Node, frozen=True):
 class DispatchByInterface(_Node, frozen=True):
     """Go to (or jump to) the chain of the packet's interface; falls through when none is listed.
 
-    Backends without a verdict map have it lowered to a tree of chains (ruleset.lower_dispatch).
+    Backends without a verdict map have it lowered to a tree of chains (ruleset.lower_dispatch). `comments` say for
+    people what each target is, one a target; none at all where the chain's own name says it.
     """
 
     direction: str
     targets: tuple[tuple[str, str], ...]
     goto: bool = True
+    comments: tuple[str, ...] = ()
 
 
 class Level(StrEnum):

@@ -220,5 +220,9 @@ def _nat(settings: FelixSettings, family: Family, tunnels: Tunnels, needs: Needs
     return {
         (Layer.NAT, Hook.PREROUTING): (*to_internal, *metadata_dnat(settings, family)),
         (Layer.NAT, Hook.OUTPUT): tuple(to_internal),
-        (Layer.NAT, Hook.POSTROUTING): (*to_external, *outgoing, *tunnel_masquerade(settings, family, tunnels)),
+        (Layer.NAT, Hook.POSTROUTING): (
+            *to_external,
+            *outgoing,
+            *tunnel_masquerade(settings, family, tunnels),
+        ),
     }

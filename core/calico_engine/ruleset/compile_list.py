@@ -1,0 +1,176 @@
+"""Lists of policies that endpoints share, in the native layout: an endpoint is two entries of a map and no chain.
+
+Pure. Endpoints to which the same policies and profiles apply, in the same order, have one list for each direction. A
+list has a chain that classifies a packet and, behind it, the same policies walked one by one as a linear chain, for
+what the verdict table leaves to it. A chain of either kind returns for a packet that the list allows, so that the other
+endpoint's list is asked too, and denies on the spot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+import msgspec
+
+from calico_engine.messages import TierPolicies, WorkloadEndpointUpdate
+from calico_engine.model.resource import ResourceKey
+from calico_engine.ruleset import names
+from calico_engine.ruleset.actions import Chains, deny, static
+from calico_engine.ruleset.compile_policy import EGRESS, INGRESS
+from calico_engine.ruleset.endpoint_chain import (
+    ChainShape,
+    EndpointChain,
+    Policies,
+    encap_guards,
+    invalid_guard,
+)
+from calico_engine.ruleset.ir import (
+    ChainKey,
+    Classify,
+    DispatchByInterface,
+    Drop,
+    Goto,
+    Layer,
+    Level,
+    Origin,
+    Reject,
+    Rule,
+    Side,
+)
+from calico_engine.settings import FelixSettings
+
+
+class EndpointList(msgspec.Struct, frozen=True):
+    """What decides on packets in one direction, for all endpoints of which this is so. Tiers have that direction alone.
+
+    `chain` is the name of its chain and of its verdict table, `linear` that of the same policies one by one.
+    """
+
+    direction: str
+    tiers: tuple[TierPolicies, ...]
+    profiles: tuple[str, ...]
+
+    @property
+    def chain(self) -> str:
+        return _chain_names(self)[0]
+
+    @property
+    def linear(self) -> str:
+        return _chain_names(self)[1]
+
+    @property
+    def side(self) -> Side:
+        """The side of a packet where the other end is: what a list decides by."""
+        return Side.SRC if self.direction == INGRESS else Side.DST
+
+    def policies(self, tier: TierPolicies) -> tuple[ResourceKey, ...]:
+        return tier.ingress if self.direction == INGRESS else tier.egress
+
+
+@lru_cache(maxsize=1 << 14)
+def _chain_names(of: EndpointList) -> tuple[str, str]:
+    tiers = tuple(
+        (
+            tier.tier,
+            str(tier.default_action),
+            tuple((key.kind, key.namespace, key.name) for key in of.policies(tier)),
+        )
+        for tier in of.tiers
+    )
+    text = repr((of.direction, tiers, of.profiles))
+    prefix = names.LIST_INBOUND if of.direction == INGRESS else names.LIST_OUTBOUND
+    return names.list_chain(prefix, text), names.list_chain(names.LIST_LINEAR, text)
+
+
+class EndpointLists(msgspec.Struct, frozen=True):
+    """A workload endpoint: what decides on packets to it (`inbound`) and from it (`outbound`)."""
+
+    endpoint: ResourceKey
+    inbound: EndpointList
+    outbound: EndpointList
+
+
+def endpoint_lists(update: WorkloadEndpointUpdate) -> EndpointLists:
+    """Return the lists of an endpoint. A tier without policies in a direction is not enforced in it."""
+    into = tuple(
+        TierPolicies(tier=tier.tier, default_action=tier.default_action, ingress=tier.ingress)
+        for tier in update.tiers
+        if tier.ingress
+    )
+    out = tuple(
+        TierPolicies(tier=tier.tier, default_action=tier.default_action, egress=tier.egress)
+        for tier in update.tiers
+        if tier.egress
+    )
+    return EndpointLists(
+        update.endpoint,
+        EndpointList(INGRESS, into, update.profiles),
+        EndpointList(EGRESS, out, update.profiles),
+    )
+
+
+def list_denial(settings: FelixSettings) -> Drop | Goto:
+    """Return what a verdict table has for a packet that is denied: a map's verdict can drop, but not reject."""
+    return Goto(names.REJECT) if isinstance(deny(settings, Layer.FILTER), Reject) else Drop()
+
+
+def compile_list(
+    of: EndpointList,
+    policies: Policies,
+    settings: FelixSettings,
+    levels: Sequence[Level],
+    *,
+    to_linear: bool,
+) -> Chains:
+    """Return the list's chain, its linear chain, and the chains of policy groups that has.
+
+    `levels` are those of the list's verdict table, none for a list that is walked policy by policy; `to_linear` says
+    whether any verdict of the table goes to the linear chain. What nothing leads to need not be programmed.
+    """
+    origin = Origin(direction=of.direction, note="list")
+    rules = [*invalid_guard(settings, Layer.FILTER, origin)]
+    if of.direction == EGRESS:
+        rules += encap_guards(settings, Layer.FILTER, origin)
+    comments = (_title(of),)
+    if levels:
+        table = Classify(of.chain, of.side, of.linear if to_linear else "", tuple(levels))
+        rules.append(Rule((), table, comments, origin))
+        rules.append(Rule((), list_denial(settings), ("No verdict",), origin))
+    else:
+        rules.append(Rule((), Goto(of.linear), comments, origin))
+    shape = ChainShape(
+        owner=None, name=of.linear, layer=Layer.FILTER, direction=of.direction, conntrack=False
+    )
+    linear = EndpointChain(shape, policies, settings).build(of.tiers, of.profiles)
+    return {ChainKey(Layer.FILTER, of.chain): tuple(rules), **linear}
+
+
+def _title(of: EndpointList) -> str:
+    """Say in a comment which policies a list has."""
+    parts = [
+        f"{tier.tier}: {' '.join(f'{key.namespace}/{key.name}' if key.namespace else key.name for key in keys)}"
+        for tier in of.tiers
+        if (keys := of.policies(tier))
+    ]
+    if of.profiles:
+        parts.append(f"profiles: {' '.join(of.profiles)}")
+    return f"{of.direction} " + (", ".join(parts) or "nothing applies")
+
+
+def compile_list_dispatch(endpoints: Mapping[str, EndpointLists], settings: FelixSettings) -> Chains:
+    """Return cali-from-wl-dispatch and cali-to-wl-dispatch, from interface names to lists; others are dropped."""
+    known = sorted(name for name in endpoints if names.is_interface_name(name))
+    comments = tuple(str(endpoints[name].endpoint) for name in known)
+    outbound = tuple((name, endpoints[name].outbound.chain) for name in known)
+    inbound = tuple((name, endpoints[name].inbound.chain) for name in known)
+    unknown = Rule((), deny(settings, Layer.FILTER), ("Unknown interface",), static("unknown interface"))
+
+    def rules(direction: str, targets: Iterable[tuple[str, str]]) -> tuple[Rule, ...]:
+        dispatch = DispatchByInterface(direction, tuple(targets), comments=comments)
+        return (*((Rule((), dispatch, (), static("dispatch")),) if known else ()), unknown)
+
+    return {
+        ChainKey(Layer.FILTER, names.FROM_WORKLOAD_DISPATCH): rules("in", outbound),
+        ChainKey(Layer.FILTER, names.TO_WORKLOAD_DISPATCH): rules("out", inbound),
+    }
