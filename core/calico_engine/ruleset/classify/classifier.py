@@ -1,0 +1,257 @@
+"""Verdict tables for lists of policies, and the identities they are keyed by, kept up to date.
+
+Pure. The caller says which sets there are, with their members, and which lists; `settle` brings everything up to date
+in small steps, with work in proportion to what changed, and `take_changes` says what became different. Everything is a
+function of the present state: sets and lists that came in another order, or in pieces, give the same tables.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+
+from calico_engine.ruleset.classify.combinations import Digest, digest_ids
+from calico_engine.ruleset.classify.exact import ExactTable, make_exact
+from calico_engine.ruleset.classify.identities import NET_PREFIX, IdentityIndex, Pair
+from calico_engine.ruleset.classify.journal import ClassifierChanges, Numbers
+from calico_engine.ruleset.classify.resolve import PolicyList, resolve_list, used_sets
+from calico_engine.ruleset.classify.verdicts import Program, TooManyCellsError
+from calico_engine.ruleset.ir import CellVerdict, Family, Goto, Identities, Origin, VerdictTable
+
+#: A list with more cells, or entries in exact keys, is left to its linear chain.
+LIMIT_CELLS = 65_536
+
+
+class _List:
+    """One list, what was made of it, and the identities its table does not know of yet."""
+
+    __slots__ = ("asked", "come", "gone", "is_linear", "is_whole", "nets", "program", "wanted")
+
+    def __init__(self, wanted: PolicyList) -> None:
+        self.wanted = wanted
+        self.program: Program | None = None
+        #: Sets the rules look up, known or not, and networks they name.
+        self.asked: frozenset[str] = used_sets(wanted)
+        self.nets: frozenset[str] = frozenset()
+        #: Whether the table is of all identities, so that it can be brought up to date; whether it leads to `linear`.
+        self.is_whole = False
+        self.is_linear = False
+        self.come: dict[Pair, None] = {}
+        self.gone: dict[Numbers, None] = {}
+
+
+class Classifier:
+    """The identities and verdict tables of one family.
+
+    `tables`, `exact` (the same in exact keys, where that is small enough) and `identities` are live and current once
+    `settle` has been run to its end. A table's value is replaced, never changed.
+    """
+
+    def __init__(self, family: Family, limit_cells: int = LIMIT_CELLS, digest: Digest = digest_ids) -> None:
+        self.family = family
+        self.tables: dict[str, VerdictTable] = {}
+        self.exact: dict[str, ExactTable] = {}
+        self._limit = limit_cells
+        self._index = IdentityIndex(family, digest)
+        self.identities: Identities = self._index.identities
+        self._lists: dict[str, _List] = {}
+        #: Which lists ask for a set (known or not), and which tables are made from a set or network.
+        self._askers: dict[str, dict[str, None]] = {}
+        self._users: dict[str, dict[str, None]] = {}
+        self._net_users: Counter[str] = Counter()
+        self._unresolved: dict[str, None] = {}
+        self._stale: dict[str, None] = {}
+        self._oversize: dict[str, str] = {}
+        self._round: Iterator[None] | None = None
+
+    # What the caller says
+
+    def set_members(self, set_id: str, members: Collection[str] | None) -> None:
+        """Take all members of a set of addresses and networks; None when the set is gone.
+
+        `members` is kept until the next `settle` and must not change.
+        """
+        if (members is None) == (set_id in self._index.known):
+            self._unresolved.update(self._askers.get(set_id, {}))
+        self._index.set_members(set_id, members)
+
+    def change_members(self, set_id: str, added: Collection[str], removed: Collection[str]) -> None:
+        """Take members of a set that came and went. Says nothing of a set that is not there."""
+        self._index.change_members(set_id, added, removed)
+
+    def set_list(self, table: str, wanted: PolicyList | None) -> None:
+        """Take the list that a table is for; None when the table is not needed any more."""
+        old = self._lists.get(table)
+        if old is not None:
+            if old.wanted == wanted:
+                return
+            _unlink(self._askers, old.asked, table)
+            self._unuse(table, old)
+            del self._lists[table]
+        self._unresolved.pop(table, None)
+        self._stale.pop(table, None)
+        if wanted is None:
+            self._drop(table)
+            return
+        new = self._lists[table] = _List(wanted)
+        for set_id in new.asked:
+            self._askers.setdefault(set_id, {})[table] = None
+        self._unresolved[table] = None
+
+    # Settling
+
+    @property
+    def is_current(self) -> bool:
+        """Whether `settle` has nothing to do."""
+        return not (self._round or self._unresolved or self._stale or self._index.is_dirty)
+
+    def settle(self) -> Iterator[None]:
+        """Bring everything up to date, a small step a turn. Breaking off is fine: the next call goes on from there."""
+        while not self.is_current:
+            if self._round is None:
+                self._round = self._settle_once()
+            yield from _on(self._round)
+            self._round = None
+
+    def _settle_once(self) -> Iterator[None]:
+        while self._unresolved:
+            self._resolve(next(iter(self._unresolved)))
+            yield
+        if self._index.is_dirty:
+            yield from self._index.settle()
+            self._spread()
+        while self._stale and not self._unresolved and not self._index.is_dirty:
+            self._compute(next(iter(self._stale)))
+            yield
+
+    def _resolve(self, table: str) -> None:
+        del self._unresolved[table]
+        entry = self._lists[table]
+        self._unuse(table, entry)
+        steps = resolve_list(entry.wanted, self.family, self._index.known)
+        entry.program = program = Program(steps, self._limit)
+        for set_id in program.set_ids:
+            self._users.setdefault(set_id, {})[table] = None
+        entry.nets = frozenset(set_id for set_id in program.set_ids if set_id.startswith(NET_PREFIX))
+        for net_id in entry.nets:
+            self._net_users[net_id] += 1
+            if self._net_users[net_id] == 1:
+                self._index.set_net(net_id, net_id.removeprefix(NET_PREFIX))
+        entry.is_whole = False
+        self._stale[table] = None
+
+    def _unuse(self, table: str, entry: _List) -> None:
+        """Take back what a list's last resolution asked of the index."""
+        if entry.program is None:
+            return
+        _unlink(self._users, entry.program.set_ids, table)
+        for net_id in entry.nets:
+            self._net_users[net_id] -= 1
+            if not self._net_users[net_id]:
+                del self._net_users[net_id]
+                self._index.set_net(net_id, None)
+        entry.program = None
+        entry.nets = frozenset()
+
+    def _spread(self) -> None:
+        """Tell the lists which identities came and went."""
+        index = self._index
+        for pair in index.dead:
+            for table in self._tables_of(pair):
+                self._lists[table].gone[pair.numbers] = None
+        for pair in index.born:
+            for table in self._tables_of(pair):
+                self._lists[table].come[pair] = None
+        if index.renumbered:
+            for table, entry in self._lists.items():
+                entry.is_whole = False
+                self._stale[table] = None
+        index.born, index.dead, index.renumbered = [], [], False
+
+    def _tables_of(self, pair: Pair) -> dict[str, None]:
+        tables: dict[str, None] = {}
+        for set_id in pair.set_ids:
+            tables.update(self._users.get(set_id, {}))
+        self._stale.update(tables)
+        return tables
+
+    def _compute(self, table: str) -> None:
+        del self._stale[table]
+        entry = self._lists[table]
+        program = entry.program
+        assert program is not None
+        come, entry.come = [pair for pair in entry.come if pair.slot >= 0], {}
+        gone, entry.gone = entry.gone, {}
+        old = self.tables.get(table)
+        reason = ""
+        exact: ExactTable | None = None
+        try:
+            if old is not None and entry.is_whole:
+                new = program.update(old, gone, come, self._index.bitmap, self._index.numbers_at)
+            else:
+                new = program.compute(self._index.bitmap, self._index.numbers_at)
+            exact = make_exact(new, self._limit)
+            if exact is None:
+                reason = f"more than {self._limit} entries"
+        except TooManyCellsError as error:
+            new = VerdictTable((), {}, {})
+            reason = f"{error.cells} cells or more, limit {self._limit}"
+        if exact is None:
+            new = _linear_alone(entry.wanted, reason)
+            exact = make_exact(new, self._limit)
+            assert exact is not None
+            self._oversize[table] = reason
+        else:
+            self._oversize.pop(table, None)
+        entry.is_whole = not reason
+        entry.is_linear = _leads_to(new, Goto(entry.wanted.linear))
+        if new != old:
+            self.tables[table] = new
+            self.exact[table] = exact
+            self._index.journal.note_table(table)
+
+    def _drop(self, table: str) -> None:
+        self._oversize.pop(table, None)
+        if self.tables.pop(table, None) is not None:
+            del self.exact[table]
+            self._index.journal.note_table(table)
+
+    # What came of it
+
+    def oversize(self) -> Mapping[str, str]:
+        """Return the tables that are linear as a whole, and why."""
+        return dict(self._oversize)
+
+    def needs_linear(self, table: str) -> bool:
+        """Tell whether any verdict of a table leads to its list's linear chain."""
+        entry = self._lists.get(table)
+        return entry is not None and entry.is_linear
+
+    def take_changes(self) -> ClassifierChanges:
+        """Return what changed since the last call, and forget it. Only once settled."""
+        assert self.is_current, "changes are complete only once settle has been run to its end"
+        return self._index.journal.take(self.identities, self._index.has_pair)
+
+
+def _linear_alone(wanted: PolicyList, reason: str) -> VerdictTable:
+    origin = Origin(note=f"walked policy by policy: {reason}")
+    return VerdictTable((), {}, {0: CellVerdict(Goto(wanted.linear), origin)})
+
+
+def _leads_to(table: VerdictTable, op: Goto) -> bool:
+    verdicts = {id(verdict): verdict for verdict in (*table.world.values(), *table.cells.values())}
+    return any(verdict.op == op for verdict in verdicts.values())
+
+
+def _unlink(users: dict[str, dict[str, None]], set_ids: Collection[str], table: str) -> None:
+    for set_id in set_ids:
+        tables = users[set_id]
+        del tables[table]
+        if not tables:
+            del users[set_id]
+
+
+def _on(steps: Iterator[None]) -> Iterator[None]:
+    """Go on with steps without ending them when the caller breaks off."""
+    for _ in steps:
+        yield
