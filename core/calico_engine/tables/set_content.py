@@ -11,7 +11,7 @@ from typing import TypeVar, assert_never
 
 from calico_engine.fastpath import SET_ROW_SIZE
 from calico_engine.kernel.set_rows import pack_members
-from calico_engine.ruleset.classify.exact import ExactTable
+from calico_engine.ruleset.classify import ExactTable
 from calico_engine.ruleset.ir import (
     CellVerdict,
     ChainKey,
@@ -23,14 +23,16 @@ from calico_engine.ruleset.ir import (
     Level,
     Return,
 )
+from calico_engine.ruleset.names import safe_text
 from calico_engine.tables.backend import CATCH_ALL, Element, KeyPart, SetShape, ValueKind
 from calico_engine.tables.named_set import SetContent
-from calico_engine.tables.single_table import chain_name, origin_text
+from calico_engine.tables.single_table import COMMENT_MAX_CHARS, chain_name, origin_text
 
 K = TypeVar("K")
 
 _INTERFACE_BYTES = 16
-_NOTHING = Element()
+#: What is in a set without values.
+MEMBER = Element()
 
 HOSTS = SetShape((KeyPart.ADDRESS,), ValueKind.NUMBER)
 NETS = SetShape((KeyPart.ADDRESS,), ValueKind.NUMBER, intervals=True)
@@ -99,12 +101,7 @@ def nets_content(identities: Identities) -> SetContent:
 
 
 def pairs_content(pairs: Iterable[tuple[int, int]], comment: str) -> SetContent:
-    return SetContent(PAIRS, {pair_key(pair): _NOTHING for pair in pairs}, comment)
-
-
-def pair_element(*, listed: bool) -> Element | None:
-    """Return the element of a pair in a set of pairs; None for one that is not listed."""
-    return _NOTHING if listed else None
+    return SetContent(PAIRS, {pair_key(pair): MEMBER for pair in pairs}, comment)
 
 
 def ip_port_content(members: Collection[str], family: Family, comment: str) -> SetContent:
@@ -114,25 +111,26 @@ def ip_port_content(members: Collection[str], family: Family, comment: str) -> S
     rows = pack_members(own)
     end = 18 if v6 else 6
     elements = {
-        rows[at + 2 : at + end] + _protocol(rows[at + 18]) + rows[at + 19 : at + 21] + b"\0\0": _NOTHING
+        rows[at + 2 : at + end] + _protocol(rows[at + 18]) + rows[at + 19 : at + 21] + b"\0\0": MEMBER
         for at in range(0, len(rows), SET_ROW_SIZE)
     }
     return SetContent(IP_PORTS, elements, comment)
 
 
 def dispatch_content(key: ChainKey, op: DispatchByInterface) -> SetContent:
-    """Return the map of a chain that dispatches: interface -> verdict."""
+    """Return the map of a chain that dispatches: interface -> verdict, with whose interface it is for a comment."""
     verb = b"goto " if op.goto else b"jump "
+    comments = op.comments or ("",) * len(op.targets)
     elements = {
-        name.encode().ljust(_INTERFACE_BYTES, b"\0"): _target(verb, ChainKey(key.layer, chain))
-        for name, chain in op.targets
+        name.encode().ljust(_INTERFACE_BYTES, b"\0"): _target(verb, ChainKey(key.layer, chain), comment)
+        for (name, chain), comment in zip(op.targets, comments, strict=True)
     }
     return SetContent(DISPATCH, elements, f"{op.direction} interface to chain")
 
 
 @lru_cache(maxsize=1 << 14)
-def _target(verb: bytes, key: ChainKey) -> Element:
-    return Element(verb + chain_name(key).encode())
+def _target(verb: bytes, key: ChainKey, comment: str) -> Element:
+    return Element(verb + chain_name(key).encode(), safe_text(comment, COMMENT_MAX_CHARS))
 
 
 def level_content(table: ExactTable, level: Level) -> SetContent:
@@ -189,11 +187,3 @@ def _pack_service(key: tuple[int, int]) -> bytes:
 
 
 _EMPTY = ExactTable({}, {}, {}, {}, {}, CellVerdict(Drop()))
-
-
-def table_targets(table: ExactTable) -> frozenset[str]:
-    """Return the chains that verdicts of a table go to."""
-    verdicts = {table.rest}
-    for entries in (table.ports, table.protocols, table.identities, table.world_ports, table.world):
-        verdicts.update(entries.values())
-    return frozenset(verdict.op.chain for verdict in verdicts if isinstance(verdict.op, Goto))

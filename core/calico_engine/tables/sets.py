@@ -8,22 +8,18 @@ pod that comes costs one element and no walk over the others.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from calico_engine.messages import SetKind
 from calico_engine.plugin.protocols import Change
-from calico_engine.ruleset.classify.exact import ExactTable
+from calico_engine.ruleset.classify import Classifier, ClassifierChanges, ExactTable
 from calico_engine.ruleset.ir import ChainKey, Classify, DispatchByInterface, Family, Level, Rule, SetLookup
 from calico_engine.tables import set_content as content
 from calico_engine.tables.backend import ActualSet, SetWrite
 from calico_engine.tables.named_set import NamedSet, SetContent
 from calico_engine.tables.single_table import HOSTS_MAP, NETS_MAP, dispatch_map, level_map, members_set
-
-if TYPE_CHECKING:
-    from calico_engine.ruleset.classify import Classifier, ClassifierChanges
-
 
 #: Elements changed in one step.
 _STEP = 1000
@@ -132,8 +128,9 @@ class SetTables:
 
     def settle_steps(self) -> Iterator[None]:
         """Bring what is wanted up to date, in small steps; whoever settles meanwhile, or later, does what is left."""
-        if self._feed is None and self._source.classifier is not None:
-            self._feed = self._take_changes(self._source.classifier.take_changes())
+        classifier = self._source.classifier
+        if self._feed is None and classifier is not None and classifier.is_current:
+            self._feed = self._take_changes(classifier.take_changes())
         # Not `yield from`, which would end the feed with us: what it has taken must not be lost.
         while self._feed is not None:
             if next(self._feed, _END) is _END:
@@ -188,12 +185,13 @@ class SetTables:
                 nets.change(first + last, None if number is None else content.number_element(number))
                 if count % _STEP == 0:
                     yield
-        for set_id, (added, removed) in changes.members.items():
+        for set_id, change in changes.members.items():
             pairs = self._live(members_set(set_id))
             if pairs is not None:
-                for group, listed in ((removed, False), (added, True)):
-                    for pair in group:
-                        pairs.change(content.pair_key(pair), content.pair_element(listed=listed))
+                for pair in change.removed:
+                    pairs.change(content.pair_key(pair), None)
+                for pair in change.added:
+                    pairs.change(content.pair_key(pair), content.MEMBER)
                 yield
         for table in sorted(changes.tables):
             yield from self._take_table(table)
