@@ -98,7 +98,7 @@ class ActualSet(msgspec.Struct, frozen=True, gc=False):
 
 
 class ChainWrite(msgspec.Struct, frozen=True, gc=False):
-    """Make the chain be exactly these rules; `hashes` are one a rule."""
+    """Make the chain be exactly these rules; `hashes` are what hash_rules says of them."""
 
     key: ChainKey
     rules: tuple[Rule, ...]
@@ -148,9 +148,9 @@ class TableBackend(Protocol):
         ...
 
     def hash_rules(self, chain: str, rules: Sequence[Rule], /) -> tuple[str, ...]:
-        """Return the hash by which the kernel's copy of each rule will be known. Pure.
+        """Return the hash by which each of the kernel's rules will be known: one a rule of ours, or as many as it takes.
 
-        A rule's hash covers its chain's name, its place and all rules before it.
+        Pure. A rule's hash covers its chain's name, its place and all rules before it.
         """
         ...
 
@@ -163,7 +163,7 @@ class TableBackend(Protocol):
         ...
 
     def hook_texts(self, write: HookWrite, /) -> tuple[str, ...]:
-        """Return texts by which the rules placed and then those appended can be deleted later. Pure."""
+        """Return texts, one a hash, by which the rules placed and then those appended can be deleted later. Pure."""
         ...
 
     def blame(self, error: KernelError, /) -> ChainKey | str | None:

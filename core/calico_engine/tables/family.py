@@ -314,8 +314,8 @@ class FamilyTables:
 
     def _hook_after(self, write: HookWrite) -> tuple[HookRule, ...]:
         texts = self.backend.hook_texts(write)
-        placed = tuple(map(HookRule, write.placed_hashes, texts[: len(write.placed)]))
-        appended = tuple(map(HookRule, write.appended_hashes, texts[len(write.placed) :]))
+        placed = tuple(map(HookRule, write.placed_hashes, texts[: len(write.placed_hashes)]))
+        appended = tuple(map(HookRule, write.appended_hashes, texts[len(write.placed_hashes) :]))
         foreign = tuple(rule for rule in self._actual_hooks.get(write.key, ()) if not rule.hash)
         if self._state.settings.chain_insert_mode is ChainInsertMode.APPEND:
             return (*foreign, *placed, *appended)
