@@ -1,6 +1,7 @@
 """Run every benchmark in a short form: `make bench`, `make bench ONLY=nft-load`, `python -m bench [NAME ...] [--full]`.
 
 Each prints its own table; together their rows go to bench/out as results.json, results.md and results.png.
+`python -m bench --publish` puts the last results into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from bench.figures import Figure
 from bench.plot import write_plot
 
 OUT = Path(__file__).resolve().parent / "out"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+#: What stands between these lines of the page is generated.
+_FIRST, _LAST = "<!-- results: python -m bench --publish -->", "<!-- end of results -->"
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +117,7 @@ def run(name: str, bench: Bench, arguments: Sequence[str]) -> tuple[bool, list[F
             return False, []
         found = figures.read(path) if path.exists() else []
     if bench.says_rows:
+        found = [msgspec.structs.replace(row, scenario=f"{name} {row.scenario}") for row in found]
         print(figures.table(found), flush=True)
     return True, found
 
@@ -123,11 +128,20 @@ def save(machine: str, found: Sequence[Figure]) -> None:
     figures.write(OUT / "results.json", found)
     (OUT / "results.md").write_text(
         f"# Results\n\n```\n{machine}\n```\n\nMedians; a ratio is the median of the rounds' ratios. "
-        f"How to read them: docs/benchmarks.md.\n\n{figures.markdown(found)}",
+        f"How to read them is said in docs/benchmarks.md.\n\n{figures.markdown(found)}",
         encoding="utf-8",
     )
     print(f"\nwrote {OUT / 'results.json'}, results.md")
     print(write_plot(OUT / "results.png", found, machine))
+
+
+def publish() -> None:
+    """Put the last results into the page."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(_FIRST)
+    after = rest.partition(_LAST)[2]
+    results = (OUT / "results.md").read_text(encoding="utf-8").partition("\n")[2].replace("\n## ", "\n### ")
+    PAGE.write_text(f"{before}{_FIRST}\n{results}\n{_LAST}{after}", encoding="utf-8")
+    print(f"wrote {PAGE}")
 
 
 def main() -> int:
@@ -136,7 +150,13 @@ def main() -> int:
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all if none is given"
     )
     parser.add_argument("--full", action="store_true", help="as many rounds as figures to quote take")
+    parser.add_argument(
+        "--publish", action="store_true", help="run nothing: the last results go into the docs"
+    )
     options = parser.parse_args()
+    if options.publish:
+        publish()
+        return 0
     unknown = sorted(set(options.names) - BENCHES.keys())
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}")

@@ -116,11 +116,11 @@ def rounded(value: float) -> float:
 def table(figures: Sequence[Figure]) -> str:
     """Return the rows as a table for people."""
     lines = [
-        f"{'scenario':<34} {'subject':<30} {'median':>10} {'unit':<8} {'/floor':>8}  {'against':<30} {'ratio':>8}"
+        f"{'scenario':<44} {'subject':<36} {'median':>10} {'unit':<8} {'/floor':>8}  {'against':<30} {'ratio':>8}"
     ]
     for row in figures:
         lines.append(
-            f"{row.scenario:<34} {row.subject:<30} {row.median:>10g} {row.unit:<8} {_ratio(row.ratio_to_floor):>8}"
+            f"{row.scenario:<44} {row.subject:<36} {row.median:>10g} {row.unit:<8} {_ratio(row.ratio_to_floor):>8}"
             f"  {row.peer:<30} {_ratio(row.ratio_to_peer):>8}".rstrip()
         )
     return "\n".join(lines)

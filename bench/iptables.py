@@ -23,6 +23,8 @@ from bench.world import batch, endpoint_world, endpoints_for, own_policy, policy
 RULES = (1_000, 10_000)
 SAVE_AND_RESTORE = "save and restore"
 _ENDPOINT = 7
+#: Five of Calico: each but the last is followed by a return.
+_POLICY_RULES = 9
 
 
 def save(node: Node, backend: str) -> None:
@@ -74,7 +76,7 @@ def plugin_change(node: Node, backend: str, endpoints: int) -> Subject:
     return Subject(
         f"calico-engine iptables-{backend}",
         measure,
-        verify=lambda: peers.expect("rules of the policy", rules_in(node, backend, chain), 10),
+        verify=lambda: peers.expect("rules of the policy", rules_in(node, backend, chain), _POLICY_RULES),
     )
 
 

@@ -1,7 +1,6 @@
 """The floor in C and the peers' text make the same table, so that their times may be compared."""
 
 import pytest
-
 from bench import nft_text, peers
 from bench.node import Node
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-
 from bench.figures import Subject, WrongContentError, interleave, markdown, read, rows, write
 
 KEYS = {"scenario", "subject", "peer", "median", "unit", "ratio_to_floor", "ratio_to_peer", "n"}
