@@ -29,13 +29,12 @@ _FIRST, _LAST = "<!-- results: python -m bench --publish -->", "<!-- end of resu
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
-    """A module of this package. `needs_root` where it makes network namespaces; `says_rows` where `--json` does it."""
+    """A module of this package. `needs_root` where it makes network namespaces."""
 
     module: str
     short: tuple[str, ...] = ()
     full: tuple[str, ...] = ()
     needs_root: bool = True
-    says_rows: bool = False
 
 
 BENCHES = {
@@ -43,7 +42,7 @@ BENCHES = {
     "nft-change": Bench(module="bench.nft_change", short=("--rounds", "7"), full=("--rounds", "21")),
     "nft-set": Bench(module="bench.nft_set", short=("--rounds", "5"), full=("--rounds", "11")),
     "iptables": Bench(module="bench.iptables", short=("--rounds", "3"), full=("--rounds", "9")),
-    "ipset": Bench(module="bench.ipset", short=("--rounds", "5"), full=("--rounds", "21"), says_rows=True),
+    "ipset": Bench(module="bench.ipset", short=("--rounds", "5"), full=("--rounds", "21")),
     "diff": Bench(module="bench.diff", short=("--rounds", "7"), full=("--rounds", "21"), needs_root=False),
     "packet-path": Bench(module="bench.packet_path", full=("--full",)),
     "calc-graph": Bench(
@@ -107,19 +106,19 @@ def run(name: str, bench: Bench, arguments: Sequence[str]) -> tuple[bool, list[F
         return True, []
     with tempfile.TemporaryDirectory(prefix="ce-bench-") as directory:
         path = Path(directory, "rows.json")
-        if bench.says_rows:
-            with path.open("wb") as rows:
-                done = subprocess.run([*command, "--json"], check=False, stdout=rows)
-        else:
-            done = subprocess.run([*command, "--figures", str(path)], check=False)
+        done = subprocess.run([*command, "--figures", str(path)], check=False)
         if done.returncode != 0:
             print(f"failed with exit code {done.returncode}")
             return False, []
         found = figures.read(path) if path.exists() else []
-    if bench.says_rows:
-        found = [msgspec.structs.replace(row, scenario=f"{name} {row.scenario}") for row in found]
-        print(figures.table(found), flush=True)
-    return True, found
+    # Its name comes first, whatever the benchmark itself says.
+    return True, [
+        row if row.scenario.startswith(name.partition("-")[0]) else _named(name, row) for row in found
+    ]
+
+
+def _named(name: str, row: Figure) -> Figure:
+    return msgspec.structs.replace(row, scenario=f"{name} {row.scenario}")
 
 
 def save(machine: str, found: Sequence[Figure]) -> None:
