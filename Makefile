@@ -33,6 +33,7 @@ bench: venv
 
 soak: venv
 	@$(BIN)/python -m bench.soak
+	@$(BIN)/python -m bench.soak --switches 20 --kills 20
 	@CE_WORLDS=3000 CE_KERNEL_WORLDS=1000 $(BIN)/pytest tests/property/test_oracle_equals_interpreter.py tests/kernel/differential
 
 lab-clean: venv

@@ -5,4 +5,5 @@ sentry.py    sends such packets throughout, and sees which arrive
 kernel.py    what a node's kernel has, in a form that can be compared
 killer.py    waits for a moment and kills
 run.py       the whole: kill, restart, compare with a fresh run, clean up
+switches.py  the same with engines that exchange their dataplane, and are killed in the middle of it
 """

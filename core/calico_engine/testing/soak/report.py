@@ -39,8 +39,9 @@ class SoakReport(msgspec.Struct, kw_only=True):
 
     def lines(self) -> Iterator[str]:
         """Yield the report in lines for people."""
-        yield f"iptables-{self.backend}, seed {self.seed}: {len(self.kills)} kills in {self.duration_s:.0f} s"
-        for title, counts in self.tallies().items():
+        yield self.headline()
+        yield from (f"  {line}" for line in self.details())
+        for title, counts in self.tallies().items() if self.kills else ():
             yield f"  {title:16} " + ", ".join(f"{name}: {count}" for name, count in counts.most_common())
         yield f"  restarts         {self.restarts}, the slowest whole again after {self.slowest_restart_s:.1f} s"
         yield f"  empty plan       at most {self.longest_rest_s:.1f} s after that, reading included"
@@ -54,6 +55,15 @@ class SoakReport(msgspec.Struct, kw_only=True):
             )
         yield f"  failures         {len(self.failures) or 'none'}"
         yield from (f"    {failure}" for failure in self.failures)
+
+    def headline(self) -> str:
+        return (
+            f"iptables-{self.backend}, seed {self.seed}: {len(self.kills)} kills in {self.duration_s:.0f} s"
+        )
+
+    def details(self) -> list[str]:
+        """Return what only this kind of run has to say."""
+        return []
 
     def tallies(self) -> dict[str, Counter[str]]:
         return {

@@ -86,7 +86,9 @@ def run_soak(wish: SoakWish, *, progress: Progress = lambda _text: None) -> Soak
 
 
 class Soak:
-    """One run on one lab of two nodes."""
+    """One run on one lab of two nodes. `DEED` is what is done again and again."""
+
+    DEED = "kill"
 
     def __init__(self, wish: SoakWish, progress: Progress) -> None:
         self.report = SoakReport(backend=wish.backend, seed=wish.seed)
@@ -292,30 +294,34 @@ class Soak:
         assert self._post is not None
         seen = self._post.look()
         for leak in seen.leaks[self._leaks_told :]:
-            self._fail(len(self.report.kills), f"got through: {leak.flow}, {self._since_kill(leak.at_s)}")
+            self._fail(self._deeds(), f"got through: {leak.flow}, {self._since_deed(leak.at_s)}")
         self._leaks_told = len(seen.leaks)
-        lost = [f"{lost.flow}, {self._since_kill(lost.at_s)}" for lost in seen.lost_at]
+        lost = [f"{lost.flow}, {self._since_deed(lost.at_s)}" for lost in seen.lost_at]
         if lost:
             self._progress(f"{len(lost)} packets of allowed flows lost, from {lost[0]} to {lost[-1]}")
         self.report.lost_at += lost
         return seen
 
-    def _since_kill(self, at_s: float) -> str:
+    def _deeds(self) -> int:
+        """How many there were so far."""
+        return len(self.report.kills)
+
+    def _since_deed(self, at_s: float) -> str:
         before = [kill for kill in self.report.kills if kill.at_s <= at_s]
         if not before:
             return "before any kill"
         return f"{at_s - before[-1].at_s:.3f} s after kill {before[-1].number} ({before[-1].node})"
 
     def _fail(self, number: int, text: str) -> None:
-        self.report.failures.append(f"kill {number}: {text}")
-        self._progress(f"FAILED after kill {number}: {text}")
+        self.report.failures.append(f"{self.DEED} {number}: {text}")
+        self._progress(f"FAILED after {self.DEED} {number}: {text}")
 
     # The end
 
     def check_cleanup(self) -> None:
         """End one engine well and one badly, clean up, and see that only what others made is left."""
         self._progress("cleaning up")
-        number = len(self.report.kills)
+        number = self._deeds()
         for node, how in zip(NODES, (signal.SIGTERM, signal.SIGKILL), strict=True):
             self._lab.holder({"op": "signal", "node": node, "signal": int(how)})
             wait_until_dead(self._lab, node)
