@@ -12,6 +12,7 @@ import pytest
 
 from calico_engine.evaluation import Flow, World, evaluate
 from calico_engine.model.resource import Resource
+from calico_engine.ruleset.state import PolicyForm
 from calico_engine.settings import FelixSettings, Layout
 from calico_engine.testing.cluster import Cluster, explain, reduce_world
 from calico_engine.testing.worlds import GeneratedWorld
@@ -21,34 +22,52 @@ WORLDS = int(os.environ.get("CE_WORLDS", "150"))
 FLOWS = 8
 
 
-def differ(settings: FelixSettings, flow: Flow, resources: Sequence[Resource]) -> bool:
-    passed = Cluster(resources, settings).follow(flow)
+def differ(
+    settings: FelixSettings, form: PolicyForm | None, flow: Flow, resources: Sequence[Resource]
+) -> bool:
+    passed = Cluster(resources, settings, form).follow(flow)
     return passed[-1][1].allowed is not evaluate(World(resources, settings), flow).allowed
 
 
-def check(case: GeneratedWorld) -> int:
+def check(case: GeneratedWorld, form: PolicyForm | None) -> int:
     """Compare all flows of one world. Return how many the oracle allowed."""
-    cluster, world = Cluster(case.resources, case.settings), World(case.resources, case.settings)
+    cluster, world = Cluster(case.resources, case.settings, form), World(case.resources, case.settings)
     allowed = 0
     for flow in case.flows:
         expected = evaluate(world, flow).allowed
         if cluster.follow(flow)[-1][1].allowed is not expected:
-            smallest = reduce_world(case.resources, partial(differ, case.settings, flow))
-            pytest.fail(f"seed {case.seed}: {explain(smallest, case.settings, flow)}")
+            smallest = reduce_world(case.resources, partial(differ, case.settings, form, flow))
+            pytest.fail(f"seed {case.seed}: {explain(smallest, case.settings, flow, form)}")
         allowed += expected
     return allowed
 
 
 @pytest.mark.parametrize(
-    ("hosts", "layout"),
-    [(False, Layout.V3), (False, Layout.V2), (True, Layout.V3)],
-    ids=["workloads-v3", "workloads-v2", "hosts-v3"],
+    ("hosts", "layout", "form"),
+    [
+        (False, Layout.V3, None),
+        (False, Layout.V2, None),
+        (True, Layout.V3, None),
+        (False, Layout.NATIVE, PolicyForm.CLASSIFIED),
+        (False, Layout.NATIVE, PolicyForm.LINEAR),
+        (True, Layout.NATIVE, PolicyForm.CLASSIFIED),
+        (True, Layout.NATIVE, PolicyForm.LINEAR),
+    ],
+    ids=[
+        "workloads-v3",
+        "workloads-v2",
+        "hosts-v3",
+        "workloads-classified",
+        "workloads-linear",
+        "hosts-classified",
+        "hosts-linear",
+    ],
 )
 @pytest.mark.timeout(max(120, WORLDS))
-def test_oracle_and_interpreter_agree(hosts: bool, layout: Layout) -> None:
+def test_oracle_and_interpreter_agree(hosts: bool, layout: Layout, form: PolicyForm | None) -> None:
     worlds = (GeneratedWorld(seed, hosts=hosts, layout=layout, flows=FLOWS) for seed in range(WORLDS))
 
-    allowed = sum(check(world) for world in worlds)
+    allowed = sum(check(world, form) for world in worlds)
 
     # Neither answer is rare, or nothing was compared.
     assert 0.1 < allowed / (WORLDS * FLOWS) < 0.9

@@ -8,15 +8,17 @@ endpoint's list is asked too, and denies on the spot.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import msgspec
 
-from calico_engine.messages import TierPolicies, WorkloadEndpointUpdate
+from calico_engine.messages import ActiveRule, TierPolicies, WorkloadEndpointUpdate
+from calico_engine.model.policy import Action
 from calico_engine.model.resource import ResourceKey
 from calico_engine.ruleset import names
 from calico_engine.ruleset.actions import Chains, deny, static
+from calico_engine.ruleset.classify import ListPolicies, PolicyList
 from calico_engine.ruleset.compile_policy import EGRESS, INGRESS
 from calico_engine.ruleset.endpoint_chain import (
     ChainShape,
@@ -107,6 +109,33 @@ def endpoint_lists(update: WorkloadEndpointUpdate) -> EndpointLists:
         update.endpoint,
         EndpointList(INGRESS, into, update.profiles),
         EndpointList(EGRESS, out, update.profiles),
+    )
+
+
+#: What stands for the rules of a policy that is missing or not valid: nothing passes it.
+CLOSED = (ActiveRule(action=Action.DENY),)
+#: Rules of a policy, or a profile, in one direction.
+PolicyRules = Callable[[ResourceKey, str], tuple[ActiveRule, ...]]
+ProfileRules = Callable[[str, str], tuple[ActiveRule, ...]]
+
+
+def policy_list(
+    of: EndpointList, policy_rules: PolicyRules, profile_rules: ProfileRules, settings: FelixSettings
+) -> PolicyList:
+    """Return a list with all its rules, for classification."""
+    return PolicyList(
+        side=of.side,
+        tiers=tuple(
+            ListPolicies(
+                tier.tier,
+                tier.default_action,
+                tuple((key, policy_rules(key, of.direction)) for key in of.policies(tier)),
+            )
+            for tier in of.tiers
+        ),
+        profiles=tuple((profile, profile_rules(profile, of.direction)) for profile in of.profiles),
+        linear=of.linear,
+        deny=list_denial(settings),
     )
 
 

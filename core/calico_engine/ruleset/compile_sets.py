@@ -52,6 +52,16 @@ def compile_fixed_sets(state: DesiredState, settings: FelixSettings, family: Fam
     }
 
 
+def compile_used_fixed_sets(
+    state: DesiredState, settings: FelixSettings, family: Family
+) -> dict[str, SetData]:
+    """Return those of the fixed sets that a native ruleset looks up: each costs identities."""
+    fixed = compile_fixed_sets(state, settings, family)
+    if not masquerades(state, family):
+        del fixed[names.all_pools_set(settings.layout)], fixed[names.MASQUERADE_POOLS_SET]
+    return fixed
+
+
 def masquerades(state: DesiredState, family: Family) -> bool:
     """Tell whether any pool of this family wants outgoing NAT."""
     return any(pool.nat_outgoing and is_family(pool.cidr, family) for pool in state.pools.values())

@@ -6,6 +6,7 @@ those alone. Everything derived from it is a function of its current content, no
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import assert_never
 
 import msgspec
@@ -38,7 +39,16 @@ from calico_engine.messages import (
     WorkloadEndpointUpdate,
 )
 from calico_engine.model.resource import ResourceKey
-from calico_engine.settings import FelixSettings
+from calico_engine.settings import FelixSettings, Layout
+
+
+class PolicyForm(StrEnum):
+    """How lists of policies are programmed in the native layout."""
+
+    CLASSIFIED = "classified"  # one verdict for identity and service, whatever number of policies there are
+    LINEAR = (
+        "linear"  # policy by policy, rule by rule: slower, and every rule of every policy has its counter
+    )
 
 
 class SetState(msgspec.Struct, gc=False):
@@ -49,7 +59,10 @@ class SetState(msgspec.Struct, gc=False):
 
 
 class Touched(msgspec.Struct, gc=False):
-    """What one batch changed. A flag stands for the whole of its kind."""
+    """What one batch changed. A flag stands for the whole of its kind.
+
+    `members`: for those of the sets that have but gained and lost members, which, and whether each was there before.
+    """
 
     sets: set[str]
     policies: set[ResourceKey]
@@ -62,13 +75,17 @@ class Touched(msgspec.Struct, gc=False):
     vteps: bool = False
     interfaces: bool = False
     settings: bool = False
+    members: dict[str, dict[str, bool]] = {}
 
 
 class DesiredState:
     """Objects by key, as the last message about each left them."""
 
-    def __init__(self, settings: FelixSettings | None = None) -> None:
-        self.settings = settings or FelixSettings()
+    def __init__(self, settings: FelixSettings | None = None, form: PolicyForm | None = None) -> None:
+        """Begin with nothing. With a `form` the layout is native, whatever the settings say."""
+        self._forced = form is not None
+        self.form = form or PolicyForm.CLASSIFIED
+        self.settings = self._effective(settings or FelixSettings())
         self.is_configured = False  # whether a batch has said the settings
         self.revision = 0
         self.in_sync = False
@@ -83,6 +100,9 @@ class DesiredState:
         self.vteps: dict[str, VtepUpdate] = {}
         self.interfaces: dict[str, InterfaceUpdate] = {}
 
+    def _effective(self, settings: FelixSettings) -> FelixSettings:
+        return msgspec.structs.replace(settings, layout=Layout.NATIVE) if self._forced else settings
+
     def apply(self, batch: Batch) -> Touched:
         """Take in a batch; return what it changed. Removing what is not there is harmless."""
         touched = Touched(set(), set(), set(), set())
@@ -95,7 +115,7 @@ class DesiredState:
     def _note(self, message: Message, touched: Touched) -> None:
         match message:
             case IPSetUpdate() | IPSetDelta() | IPSetRemove():
-                self._note_set(message)
+                self._note_set(message, touched)
                 touched.sets.add(message.set_id)
             case ActivePolicyUpdate() | ActivePolicyRemove():
                 if isinstance(message, ActivePolicyUpdate):
@@ -118,18 +138,30 @@ class DesiredState:
             case _:
                 self._note_node_object(message, touched)
 
-    def _note_set(self, message: IPSetUpdate | IPSetDelta | IPSetRemove) -> None:
+    def _note_set(self, message: IPSetUpdate | IPSetDelta | IPSetRemove, touched: Touched) -> None:
         match message:
             case IPSetUpdate():
                 self.sets[message.set_id] = SetState(message.kind, set(message.members))
+                touched.members.pop(message.set_id, None)
             case IPSetDelta():
-                current = self.sets.setdefault(message.set_id, SetState(SetKind.NET, set()))
-                current.members -= message.removed
-                current.members |= message.added
+                self._note_members(message, touched)
             case IPSetRemove():
                 self.sets.pop(message.set_id, None)
+                touched.members.pop(message.set_id, None)
             case _:
                 assert_never(message)
+
+    def _note_members(self, message: IPSetDelta, touched: Touched) -> None:
+        set_id = message.set_id
+        is_known = set_id in self.sets
+        current = self.sets.setdefault(set_id, SetState(SetKind.NET, set()))
+        # A set that the batch said as a whole stays so.
+        if is_known and (set_id not in touched.sets or set_id in touched.members):
+            before = touched.members.setdefault(set_id, {})
+            for member in message.removed | message.added:
+                before.setdefault(member, member in current.members)
+        current.members -= message.removed
+        current.members |= message.added
 
     def _note_node_object(
         self,
@@ -180,7 +212,7 @@ class DesiredState:
                 self.vteps.pop(message.node, None)
                 touched.vteps = True
             case ConfigUpdate():
-                self.settings = message.settings
+                self.settings = self._effective(message.settings)
                 self.is_configured = True
                 touched.settings = True
             case InterfaceUpdate():

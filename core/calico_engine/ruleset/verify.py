@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping
 from calico_engine.ruleset.addresses import is_cidr, is_family
 from calico_engine.ruleset.ir import (
     ChainKey,
+    Classify,
     DispatchByInterface,
     Dnat,
     Family,
+    Goto,
     InterfaceIs,
     Layer,
     Masquerade,
@@ -59,7 +61,25 @@ def verify(ruleset: Ruleset) -> tuple[str, ...]:
                 problems.append(f"{layer} {name}: chain {target} does not exist")
         for set_id in sorted(referenced_sets(rules) - ruleset.sets.keys()):
             problems.append(f"{layer} {name}: set {set_id} does not exist")
+        for rule in rules:
+            if isinstance(rule.op, Classify):
+                problems += _table_faults(f"{layer} {name}", rule.op, ruleset)
     return (*problems, *_recursion(ruleset.chains))
+
+
+def _table_faults(where: str, op: Classify, ruleset: Ruleset) -> list[str]:
+    """Return what is wrong with a verdict table: chains it goes to must be there, classes must have a verdict."""
+    table = ruleset.verdict_tables.get(op.table)
+    if table is None or ruleset.identities is None:
+        return [f"{where}: verdict table {op.table} does not exist"]
+    verdicts = [*table.world.values(), *table.cells.values()]
+    targets = {verdict.op.chain for verdict in verdicts if isinstance(verdict.op, Goto)}
+    absent = sorted(chain for chain in targets if ChainKey(Layer.FILTER, chain) not in ruleset.chains)
+    problems = [f"{where}: verdicts of {op.table} go to {chain}, which does not exist" for chain in absent]
+    classes = {0, *(service.number for service in table.services)}
+    if classes - table.world.keys():
+        problems.append(f"{where}: classes of {op.table} without a verdict")
+    return problems
 
 
 def verify_chain(key: ChainKey, rules: Iterable[Rule], family: Family) -> list[str]:

@@ -22,7 +22,7 @@ from calico_engine.plugin.protocols import SyncStatus, Update
 from calico_engine.ruleset.interpret import Interpreter, Outcome, Packet, Path
 from calico_engine.ruleset.ir import Family
 from calico_engine.ruleset.lower import lower
-from calico_engine.ruleset.state import DesiredState
+from calico_engine.ruleset.state import DesiredState, PolicyForm
 from calico_engine.ruleset.verify import verify
 from calico_engine.ruleset.world import compile_world
 from calico_engine.settings import FelixSettings
@@ -42,7 +42,10 @@ class Hop(msgspec.Struct, frozen=True):
 class Cluster:
     """Every node's ruleset. Raises: AssertionError when a resource is rejected or a ruleset is not well formed."""
 
-    def __init__(self, resources: Sequence[Resource], settings: FelixSettings) -> None:
+    def __init__(
+        self, resources: Sequence[Resource], settings: FelixSettings, form: PolicyForm | None = None
+    ) -> None:
+        """Compile all. `form` is how the native layout tells policies, the layout where one is given."""
         self._interpreters: dict[tuple[str, Family], Interpreter] = {}
         for node, addresses in NODES.items():
             graph = CalcGraph(node)
@@ -51,7 +54,8 @@ class Cluster:
             batch = graph.flush()
             assert batch is not None
             assert graph.rejected == []
-            state = DesiredState(settings)
+            state = DesiredState(settings, form)
+            settings = state.settings
             state.apply(batch)
             state.apply(make_batch(make_interface(UPLINK, *addresses)))
             for family in Family:
@@ -142,12 +146,14 @@ def reductions(resources: Sequence[Resource]) -> Iterator[list[Resource]]:
                     yield [*before, smaller, *after]
 
 
-def explain(resources: Sequence[Resource], settings: FelixSettings, flow: Flow) -> str:
+def explain(
+    resources: Sequence[Resource], settings: FelixSettings, flow: Flow, form: PolicyForm | None = None
+) -> str:
     """Return what the oracle and the interpreter say of a flow, with all steps, and the world as YAML."""
     verdict = evaluate(World(resources, settings), flow)
     lines = [f"{flow}", f"oracle: {verdict.action}: {verdict.reason}"]
     lines += [f"    {step}" for step in verdict.steps]
-    for hop, outcome in Cluster(resources, settings).follow(flow):
+    for hop, outcome in Cluster(resources, settings, form).follow(flow):
         lines.append(f"interpreter, {hop.node} {hop.path}: {outcome.verdict}, decided by {outcome.decided}")
         lines += [f"    {step.layer} {step.chain} {step.index} {step.rule.op}" for step in outcome.trace]
     return "\n".join([*lines, f"{settings}", *(dump(resource) for resource in resources)])
