@@ -164,6 +164,7 @@ class Switcher:
         self._aside = leaving
         self._enter(SwitchPhase.REMOVING, f"in force: {_list(order.after)}")
         await self._remove(leaving)
+        self._read_back()
         await self._record_or_warn(order.choice(order.after, self.profile))
         self._enter(SwitchPhase.DONE, f"switched from {_list(order.before)} to {_list(order.after)}")
 
@@ -235,6 +236,7 @@ class Switcher:
                 SwitchPhase.UNDOING, f"{_list(order.before)} stays in force; removing the new one", reason
             )
             await self._remove(members)
+            self._read_back()
             await self._record_or_warn(order.earlier)
         self._enter(SwitchPhase.FAILED, f"{_list(order.before)} stays in force", reason)
 
@@ -255,6 +257,13 @@ class Switcher:
                     await asyncio.sleep(back_off.retry_at_s - self._engine.now_s())
             self._trouble("")
             await self._close(member)
+
+    def _read_back(self) -> None:
+        """See soon that what is in force is whole: a clean-up is thorough, and may have taken what is not its own."""
+        applier = self._engine.applier
+        for name in applier.members if applier else ():
+            if applier and name.startswith("dataplane:"):
+                applier.invalidate(name, "another dataplane was removed")
 
     async def _clean(self, member: Member) -> int:
         total = 0
@@ -283,6 +292,8 @@ class Switcher:
             except Exception as error:  # noqa: BLE001  # a plugin that is gone must not keep the others
                 left[name] = _text(error)
         await self._remove(self._aside)
+        if owed:
+            self._read_back()
         remembered = Choice(chosen=None if in_force == self.profile else in_force, discard=tuple(left))
         if remembered != self.choice:
             await self._record_or_warn(remembered)

@@ -533,6 +533,42 @@ async def test_a_restart_comes_up_with_the_choice(rig: SwitchRig) -> None:
     assert "dataplane other was chosen by `switch`, the profile says sets, rules" in notice
 
 
+async def test_an_engine_that_is_stopped_in_a_switch_leaves_it_to_the_next(rig: SwitchRig) -> None:
+    second = rig.fakes.add_dataplane("second")
+    second.refuse(1000)
+    await rig.start()
+    rig.engine.switcher.begin(["other", "second"], 60)
+    await rig.until(lambda: rig.whole("other"))
+
+    await rig.stop()
+
+    assert rig.choice == Choice(discard=("other", "second"))
+    assert all(plugin.closed for name in ("other", "second") for plugin in rig.fakes.made[name])
+    second.refusals.clear()
+    await rig.start()
+    ended = await rig.ended()
+    assert ended.phase is SwitchPhase.DONE
+    assert ended.lines[0] == "finishing what an earlier engine began: other, second is to be removed"
+    assert rig.whole(*OLD)
+    assert rig.empty("other", "second")
+
+
+async def test_what_a_clean_up_takes_of_the_new_one_comes_back(rig: SwitchRig) -> None:
+    await rig.start()
+    rules = rig.fakes.dataplane("rules")
+    cleanup = rules.cleanup
+
+    async def too_thorough() -> int:
+        rig.other.objects.pop("ConfigUpdate", None)
+        return await cleanup()
+
+    rules.cleanup = too_thorough  # type: ignore[method-assign]
+
+    await rig.switch(*NEW)
+
+    await rig.until(lambda: rig.whole(*NEW))
+
+
 async def test_a_forgotten_choice_leaves_it_to_the_profile(rig: SwitchRig) -> None:
     await rig.start()
     await rig.switch(*NEW)
