@@ -1,186 +1,300 @@
-"""Sets by netlink against `ipset restore`: loads of 1k, 10k and 100k members, and one member on a set of 100k.
+"""Sets: the kernel's own cost (bench/floor/ipset_floor.c) beside ours and `ipset restore`, in turns.
 
-    python -m bench.ipset [--rounds N] [--json]
+    python -m bench.ipset [--rounds N] [--json] [--figures FILE]
 
-In a network namespace of its own. Subjects take turns within each round, so that a busy machine is busy for all;
-medians of the rounds. A load makes the set, with room for all its members, and fills it. `native` and `pure` begin with
-packed rows, as they are kept; `native from text` packs strings first; `restore` begins with its text. Without a
-compiler there is no native subject.
+In a network namespace of its own. What is counted, by subject:
+
+    floor                       C and raw netlink: packed addresses to messages, sent and acknowledged
+    rows                        the plugin's own way to the kernel, from the packed rows that it keeps as its state
+    rows, pure Python           the same with the fast path in Python
+    plugin                      all of the plugin: on_batch with the members as text, and the apply that follows
+    ipset restore               the program, from text that is ready: the set made as Felix makes it, and left to grow
+    ipset restore, sized        the same, with room for all members at once
+
+A load makes a set and fills it; `one member` is added to a set of 100k, and taken away again unmeasured. A read-back
+ends with sorted rows; for the plugin also with the comparison, and nothing to write. After each load the number of
+members is checked. Without a compiler there is no floor, and no other fast path than Python's.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from calico_engine.fastpath import backend, set_messages
+from bench import figures
+from bench.figures import Figure, Subject, interleave, timed, timed_us
+from bench.programs import compiled
+from calico_engine.fastpath import SET_ROW_SIZE, backend, set_messages, sort_rows
 from calico_engine.kernel import ipset as ipset_module
 from calico_engine.kernel.ipset import IpsetSocket
 from calico_engine.kernel.namespaces import NetworkNamespace
 from calico_engine.kernel.set_rows import pack_members
+from calico_engine.messages import Batch, IPSetDelta, IPSetRemove, IPSetUpdate, Message, SetKind
+from calico_engine.plugin.protocols import PluginContext
+from calico_engine.settings import FelixSettings
+from calico_engine_ipset.kernel_set import hashsize_for
+from calico_engine_ipset.plugin import IpsetDataplane
 
-PEER = "restore"
 LOADS = (1_000, 10_000, 100_000)
+CHANGED = 100_000
+#: A single change takes microseconds: so many are one measurement, whose median counts.
 ONES = 50
-_CHANGED = 100_000
-
-
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the results; ratio_to_peer below 1 is faster than the peer."""
-
-    scenario: str
-    subject: str
-    peer: str = PEER
-    median: float
-    unit: str = "us"
-    ratio_to_floor: float | None = None
-    ratio_to_peer: float
-    n: int
-
-
-Subject = Callable[[], None]
+SET = "cali40bench"
+PEERS = ("ipset restore", "ipset restore, sized")
+_NO_MEMBERS = frozenset[str]()
 
 
 def addresses(count: int) -> list[str]:
     return [f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}" for i in range(count)]
 
 
-def room_for(count: int) -> int:
-    return 1 << (count - 1).bit_length()
-
-
 def restore(text: str) -> None:
     subprocess.run(["ipset", "restore", "-exist"], input=text.encode(), check=True)
 
 
-class Load:
-    """Ways to make and fill a set of so many members."""
+def median_us(call: Callable[[], None], after: Callable[[], None]) -> float:
+    times = []
+    for _ in range(ONES):
+        times.append(timed_us(call))
+        after()
+    return statistics.median(times)
 
-    def __init__(self, kernel: IpsetSocket, count: int) -> None:
-        self._kernel = kernel
-        self._members = addresses(count)
-        self._rows = pack_members(self._members)
-        self._hashsize = room_for(count)
-        options = f"family inet hashsize {self._hashsize} maxelem {1 << 20}"
-        self._text = f"create load hash:net {options}\n" + "".join(f"add load {m}\n" for m in self._members)
 
-    def _fill(self, rows: bytes) -> None:
-        self._kernel.create("load", "hash:net", "inet", hashsize=self._hashsize, maxelem=1 << 20)
-        self._kernel.add("load", rows)
+class Floor:
+    """The C program, kept running so that no start is measured."""
 
-    def netlink(self) -> None:
-        self._fill(self._rows)
+    def __init__(self, path: str) -> None:
+        self._process = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def from_text(self) -> None:
-        self._fill(pack_members(self._members))
+    def ask_us(self, command: str) -> float:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{command}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"ipset_floor {command}: it ended with {self._process.wait()}")
+        return int(answer) / 1000
 
-    def restore(self) -> None:
-        restore(self._text)
+    def close(self) -> None:
+        self._process.communicate()
 
-    def clear(self) -> None:
-        header = next(header for header in self._kernel.headers() if header.name == "load")
-        if header.elements != len(self._members):
-            raise SystemExit(f"set has {header.elements} members instead of {len(self._members)}")
-        self._kernel.destroy("load")
+
+class Plugin:
+    """The ipset plugin as the engine drives it, in an event loop of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        context = PluginContext(
+            name="ipset",
+            node="bench",
+            settings=FelixSettings(),
+            options={},
+            families=(4,),
+            request_apply=lambda reason: None,
+            notify=lambda notification: None,
+        )
+        self._dataplane = IpsetDataplane(context)
+        self._revision = 0
+        self.apply()
+
+    def apply(self, *messages: Message) -> None:
+        self._revision += 1
+        self._dataplane.on_batch(Batch(revision=self._revision, in_sync=True, messages=messages))
+        self._loop.run_until_complete(self._dataplane.apply())
+
+    def load(self, members: frozenset[str]) -> None:
+        self.apply(IPSetUpdate(set_id="bench", kind=SetKind.NET, members=members))
+
+    def add(self, member: str) -> None:
+        self.apply(IPSetDelta(set_id="bench", added=frozenset({member}), removed=_NO_MEMBERS))
+
+    def delete(self, member: str) -> None:
+        self.apply(IPSetDelta(set_id="bench", added=_NO_MEMBERS, removed=frozenset({member})))
+
+    def read_back(self) -> None:
+        self._dataplane.invalidate("bench")
+        self._loop.run_until_complete(self._dataplane.apply())
+
+    def remove(self) -> None:
+        self.apply(IPSetRemove(set_id="bench"))
+        self._loop.run_until_complete(self._dataplane.prune())
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._dataplane.cleanup())
+        self._loop.run_until_complete(self._dataplane.close())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+
+class Rig:
+    """What the subjects share."""
+
+    def __init__(self) -> None:
+        self.kernel = IpsetSocket()
+        self.plugin = Plugin()
+        path = compiled("ipset_floor")
+        self.floor = Floor(str(path)) if path else None
+
+    def close(self) -> None:
+        if self.floor:
+            self.floor.close()
+        self.plugin.close()
+        self.kernel.close()
+
+    def size(self) -> int:
+        return next((header.elements for header in self.kernel.headers() if header.name == SET), 0)
+
+
+def use_encoder(encoder: Callable[[bytes, bytes, int], tuple[bytes, Sequence[int]]]) -> None:
+    """Have the one process use either fast path, in turns."""
+    vars(ipset_module)["encode_set_members"] = encoder
 
 
 def use_native() -> None:
     from calico_engine.fastpath import native
 
-    set_encoder(native.encode_set_members)
+    use_encoder(native.encode_set_members)
 
 
 def use_pure() -> None:
-    set_encoder(set_messages.encode_set_members)
+    use_encoder(set_messages.encode_set_members)
 
 
-def set_encoder(encoder: Callable[[bytes, bytes, int], tuple[bytes, Sequence[int]]]) -> None:
-    """Have the one process use either fast path, in turns."""
-    vars(ipset_module)["encode_set_members"] = encoder
+def load_subjects(rig: Rig, count: int) -> list[Subject]:
+    members = addresses(count)
+    rows, wanted = pack_members(members), frozenset(members)
+    hashsize = hashsize_for(count)
+    lines = "".join(f"add {SET} {member}\n" for member in members)
+    create = f"create {SET} hash:net family inet maxelem 1048576"
 
+    def fill() -> None:
+        rig.kernel.create(SET, "hash:net", "inet", hashsize=hashsize, maxelem=1 << 20)
+        rig.kernel.add(SET, rows)
 
-def timed_us(call: Subject) -> float:
-    started = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - started) / 1000
+    def check() -> None:
+        if rig.size() != count:
+            raise figures.WrongContentError(f"set has {rig.size()} members instead of {count}")
 
+    def clear() -> None:
+        check()
+        rig.kernel.destroy(SET)
 
-def measure_load(kernel: IpsetSocket, count: int, rounds: int) -> list[Figure]:
-    load = Load(kernel, count)
-    subjects: dict[str, tuple[Subject, Subject]] = {
-        "pure": (use_pure, load.netlink),
-        PEER: (use_pure, load.restore),
-    }
+    def clear_plugin() -> None:
+        check()
+        rig.plugin.remove()
+
+    subjects = [Subject("rows, pure Python", timed(fill), use_pure, clear)]
     if backend() == "native":
-        subjects = {
-            "native": (use_native, load.netlink),
-            "native from text": (use_native, load.from_text),
-            **subjects,
-        }
-    times: dict[str, list[float]] = {name: [] for name in subjects}
-    for _ in range(rounds):
-        for name, (prepare, call) in subjects.items():
-            prepare()
-            times[name].append(timed_us(call))
-            load.clear()
-    return figures(f"load {count // 1000}k", times)
-
-
-def measure_one(kernel: IpsetSocket, rounds: int) -> list[Figure]:
-    """Add one member to a large set, and take it away again out of the measurement."""
-    load = Load(kernel, _CHANGED)
-    load.netlink()
-    one = pack_members(["11.0.0.1"])
-    ways: dict[str, Subject] = {
-        "netlink": lambda: kernel.add("load", one),
-        PEER: lambda: restore("add load 11.0.0.1\n"),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, call in ways.items():
-            for _ in range(ONES if name != PEER else 5):
-                times[name].append(timed_us(call))
-                kernel.delete("load", one)
-    load.clear()
-    return figures(f"add 1 to {_CHANGED // 1000}k", times)
-
-
-def figures(scenario: str, times: dict[str, list[float]]) -> list[Figure]:
-    medians = {name: statistics.median(values) for name, values in times.items()}
+        subjects += [Subject("rows", timed(fill), use_native, clear)]
+    if rig.floor:
+        ask_us = rig.floor.ask_us
+        subjects += [Subject("floor", lambda: ask_us(f"load {SET} {count} {hashsize}"), None, clear)]
+    best = use_native if backend() == "native" else use_pure
     return [
-        Figure(
-            scenario=scenario,
-            subject=name,
-            median=round(median, 1),
-            ratio_to_peer=median / medians[PEER],
-            n=len(times[name]),
-        )
-        for name, median in medians.items()
+        *subjects,
+        Subject("plugin", timed(lambda: rig.plugin.load(wanted)), best, clear_plugin),
+        Subject(PEERS[0], timed(lambda: restore(f"{create}\n{lines}")), None, clear),
+        Subject(PEERS[1], timed(lambda: restore(f"{create} hashsize {hashsize}\n{lines}")), None, clear),
     ]
 
 
-def show(results: Sequence[Figure]) -> str:
-    lines = [f"{'scenario':<16}{'subject':<18}{'median us':>12}{'restore/this':>14}{'n':>6}"]
-    for row in results:
-        lines.append(
-            f"{row.scenario:<16}{row.subject:<18}{row.median:>12.1f}{1 / row.ratio_to_peer:>13.1f}x{row.n:>6}"
-        )
-    return "\n".join(lines)
+def change_subjects(rig: Rig) -> list[Subject]:
+    """Ways to add one member to the set that is there. Each leaves it as it was."""
+    member = "11.0.0.1"
+    row = pack_members([member])
+    kernel, plugin = rig.kernel, rig.plugin
+    subjects = [
+        Subject("rows", lambda: median_us(lambda: kernel.add(SET, row), lambda: kernel.delete(SET, row))),
+        Subject("plugin", lambda: median_us(lambda: plugin.add(member), lambda: plugin.delete(member))),
+        Subject(
+            "ipset restore",
+            timed(lambda: restore(f"add {SET} {member}\n")),
+            None,
+            lambda: kernel.delete(SET, row),
+        ),
+    ]
+    if rig.floor:
+        ask_us = rig.floor.ask_us
+        subjects.append(Subject("floor", lambda: ask_us(f"change {SET} {ONES}")))
+    return subjects
+
+
+def read_subjects(rig: Rig) -> list[Subject]:
+    """Ways to read back the set that is there."""
+    kernel = rig.kernel
+    subjects = [
+        Subject("rows", timed(lambda: _discard(sort_rows(kernel.members(SET), SET_ROW_SIZE)))),
+        Subject("plugin", timed(rig.plugin.read_back)),
+        Subject(
+            "ipset save",
+            timed(lambda: _discard(subprocess.run(["ipset", "save", SET], check=True, capture_output=True))),
+        ),
+    ]
+    if rig.floor:
+        ask_us = rig.floor.ask_us
+        subjects.append(Subject("floor", lambda: ask_us(f"dump {SET}")))
+    return subjects
+
+
+def swap_subjects(rig: Rig) -> list[Subject]:
+    kernel = rig.kernel
+    other = "cali4t9"
+
+    def make() -> None:
+        kernel.create(other, "hash:net", "inet", hashsize=1024, maxelem=1 << 20)
+
+    def clear() -> None:
+        kernel.swap(SET, other)
+        kernel.destroy(other)
+
+    subjects = [
+        Subject("rows", timed(lambda: kernel.swap(SET, other)), make, clear),
+        Subject("ipset restore", timed(lambda: restore(f"swap {SET} {other}\n")), make, clear),
+    ]
+    if rig.floor:
+        ask_us = rig.floor.ask_us
+        subjects.append(Subject("floor", lambda: ask_us(f"swap {SET} {other}"), make, clear))
+    return subjects
+
+
+def _discard(result: object) -> None:
+    """Take what a call returns, which is not what is measured."""
+
+
+def compare(scenario: str, subjects: Sequence[Subject], rounds: int, peers: Sequence[str]) -> list[Figure]:
+    values = interleave(subjects, rounds)
+    names = [name for name in values if name != "floor"]
+    floors: Mapping[str, str] = dict.fromkeys(names, "floor")
+    return figures.rows(
+        scenario, values, floors=floors, peers={name: peers for name in names if name not in peers}
+    )
 
 
 def measure(rounds: int) -> list[Figure]:
-    kernel = IpsetSocket()
+    rig = Rig()
     try:
-        results = [row for count in LOADS for row in measure_load(kernel, count, rounds)]
-        return results + measure_one(kernel, rounds)
+        results = [
+            row
+            for count in LOADS
+            for row in compare(f"ipset load {count // 1000}k", load_subjects(rig, count), rounds, PEERS)
+        ]
+        rig.plugin.load(frozenset(addresses(CHANGED)))
+        of = f"{CHANGED // 1000}k"
+        results += compare(f"ipset one member of {of}", change_subjects(rig), rounds, PEERS[:1])
+        results += compare(f"ipset swap {of}", swap_subjects(rig), rounds, PEERS[:1])
+        results += compare(f"ipset read back {of}", read_subjects(rig), rounds, ["ipset save"])
+        if rig.size() != CHANGED:
+            raise figures.WrongContentError(f"set has {rig.size()} members instead of {CHANGED}")
+        return results
     finally:
-        kernel.close()
+        rig.close()
 
 
 def main() -> int:
@@ -189,10 +303,12 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="print a list of results as JSON")
+    figures.add_arguments(parser)
     options = parser.parse_args()
     with NetworkNamespace.create() as namespace:
         results = namespace.run(lambda: measure(options.rounds))
-    print(msgspec.json.encode(results).decode() if options.json else show(results))
+    figures.write(options.figures, results)
+    print(msgspec.json.encode(results).decode() if options.json else figures.table(results))
     return 0
 
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from calico_engine.errors import KernelError, KernelUnsupportedError
 from calico_engine.fastpath import SET_ROW_SIZE, encode_set_members, parse_set_dump
@@ -35,15 +35,28 @@ MEMBERS_PER_MESSAGE = 2000
 INLINE_MEMBERS = 1000
 REQUEST_TIMEOUT_S = 30
 _ENCODE_AT_ONCE = 10 * MEMBERS_PER_MESSAGE
+#: A socket takes at least this much at once, as its send buffer is twice what is asked for.
+_SEND_BYTES = 192 << 10
 _RECEIVE_BYTES = 1 << 16
 _LOST_ANSWERS = 3
 _NAMES_KEPT = 1000
 #: nlmsghdr and the error of an acknowledgement.
 _ANSWER = struct.Struct("=IHHIIi")
 
-_NETLINK_NETFILTER, _SOL_NETLINK, _NETLINK_CAP_ACK = 12, 270, 10
+#: Where the numbers of requests begin anew; far below what a message has room for, so that no group passes over it.
+_SEQUENCES = 0x7FFFFFFF
+
+_NETLINK_NETFILTER, _SOL_NETLINK, _NETLINK_CAP_ACK, _SO_SNDBUFFORCE = 12, 270, 10, 32
 T = TypeVar("T")
 _BYTE_ORDER: Literal["little", "big"] = sys.byteorder
+
+
+class _Request(NamedTuple):
+    """Messages to send at once, in parts, and the sequence numbers that answers to them have."""
+
+    parts: tuple[bytes | memoryview, ...]
+    first: int
+    last: int
 
 
 class IpsetSocket:
@@ -121,11 +134,11 @@ class IpsetSocket:
         self._ask(Command.CREATE, body, command)
 
     def add(self, name: str, rows: bytes) -> None:
-        """Add members. Raises: KernelError naming the member; those before it were added."""
+        """Add members. Raises: KernelError naming the first refused; those before it were added, others may be."""
         self._change(Command.ADD, name, rows)
 
     def delete(self, name: str, rows: bytes) -> None:
-        """Delete members. Raises: KernelError naming the member; those before it were deleted."""
+        """Delete members. Raises: KernelError naming the first refused; those before it were deleted."""
         self._change(Command.DEL, name, rows)
 
     def swap(self, name: str, other: str) -> None:
@@ -204,8 +217,8 @@ class IpsetSocket:
         for start in range(0, len(rows), step):
             piece = rows[start : start + step]
             first = 0
-            for message, end in self._messages(command, name, piece):
-                if self._send_again(message, what):
+            for group, end in self._groups(command, name, piece):
+                if self._send_again(group, what):
                     # Which member it was, the kernel does not say: send each in a message of its own.
                     for place in range(first * SET_ROW_SIZE, end * SET_ROW_SIZE, SET_ROW_SIZE):
                         self._change_one(command, name, piece[place : place + SET_ROW_SIZE], what)
@@ -215,63 +228,73 @@ class IpsetSocket:
         """Change one member. Most changes are of one: nothing here but what that takes. Raises: KernelError."""
         body = self._named(name) + encode_member(row)
         message = self._head(command, wire.NLM_F_REQUEST | wire.NLM_F_ACK, len(body)) + body
-        if number := self._send_again(message, what):
+        if number := self._send_again(_Request((message,), self._sequence, self._sequence), what):
             raise ipset_error(what, number, member=unpack_members(row)[0])
 
-    def _messages(self, command: Command, name: str, rows: bytes) -> Iterator[tuple[memoryview, int]]:
-        """Yield each message, and after how many rows it ends."""
+    def _groups(self, command: Command, name: str, rows: bytes) -> Iterator[tuple[_Request, int]]:
+        """Yield messages as they are sent together, and after how many rows each group ends.
+
+        One send and one answer for several messages: another thread that computes has the interpreter in between, and
+        each time it must be waited for. A refusal is answered without being asked for.
+        """
         # The kernel wants a line number beside many members, and tells it of the one refused if each has one, too.
         body = self._named(name) + wire.attribute(Attribute.LINENO, struct.pack("=I", 0))
-        head = self._head(command, wire.NLM_F_REQUEST | wire.NLM_F_ACK, len(body)) + body
+        head = self._head(command, wire.NLM_F_REQUEST, len(body)) + body
         messages, ends = encode_set_members(head, rows, MEMBERS_PER_MESSAGE)
-        self._sequence = (self._sequence + len(ends)) & 0x7FFFFFFF
-        view, offset = memoryview(messages), 0
-        for end in ends:
+        sequence = self._sequence
+        self._sequence = (self._sequence + len(ends)) & _SEQUENCES
+        view, start, offset = memoryview(messages), 0, 0
+        first = number = sequence
+        for number, end in enumerate(ends, sequence):
             length = int.from_bytes(view[offset : offset + 4], _BYTE_ORDER)
-            yield view[offset : offset + length], end
+            if end == ends[-1] or offset + 2 * length - start > _SEND_BYTES:
+                flags = (wire.NLM_F_REQUEST | wire.NLM_F_ACK).to_bytes(2, _BYTE_ORDER)
+                parts = (view[start : offset + 6], flags, view[offset + 8 : offset + length])
+                yield _Request(parts, first, number), end
+                start, first = offset + length, number + 1
             offset += length
 
     def _head(self, command: Command, flags: int, size: int) -> bytes:
-        self._sequence = (self._sequence + 1) & 0x7FFFFFFF
+        self._sequence = (self._sequence + 1) & _SEQUENCES
         return wire.message_head(command, flags, self._sequence, size)
 
-    def _send_again(self, message: bytes | memoryview, what: str) -> int:
-        """Send a message that may come twice; return the kernel's errno, 0 when done."""
+    def _send_again(self, request: _Request, what: str) -> int:
+        """Send what may come twice; return the kernel's errno, 0 when done."""
         for _ in range(_LOST_ANSWERS - 1):
             try:
-                return self._exchange(message, what)[0]
+                return self._exchange(request, what)[0]
             except KernelError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self.open()
-        return self._exchange(message, what)[0]
+        return self._exchange(request, what)[0]
 
     def _ask(self, command: Command, body: bytes, what: str) -> dict[int, bytes]:
         """Send one request; return the attributes of its answer, if it has one. Raises: KernelError."""
         head = self._head(command, wire.NLM_F_REQUEST | wire.NLM_F_ACK, len(body))
-        number, answers = self._exchange(head + body, what)
+        number, answers = self._exchange(_Request((head + body,), self._sequence, self._sequence), what)
         if number:
             raise ipset_error(what, number)
         return dict(wire.read_attributes(answers[0].body[4:])) if answers else {}
 
-    def _exchange(self, message: bytes | memoryview, what: str) -> tuple[int, list[Message]]:
-        """Send a message; return the errno of its acknowledgement, and what came before that."""
+    def _exchange(self, request: _Request, what: str) -> tuple[int, list[Message]]:
+        """Send messages; return the errno of the first refusal or of the acknowledgement, and what came before that."""
         if self.given_up is not None and self.given_up.is_set():
             raise KernelError(what, "stopped before it was sent", errno=errno.ECANCELED)
         opened = self._socket
         assert opened is not None
-        sequence = int.from_bytes(message[8:12], _BYTE_ORDER)
+        parts, first, last = request
         answers: list[Message] = []
         try:
-            opened.send(message)
+            opened.sendmsg(parts)
             while True:
                 data = opened.recv(_RECEIVE_BYTES)
                 if len(data) >= _ANSWER.size and not answers:
                     length, kind, _, answered, _, number = _ANSWER.unpack_from(data)
-                    if length == len(data) and kind == wire.NLMSG_ERROR and answered == sequence:
+                    if length == len(data) and kind == wire.NLMSG_ERROR and first <= answered <= last:
                         return -number, answers
                 for answer in read_messages(data):
-                    if answer.sequence != sequence:
+                    if not first <= answer.sequence <= last:
                         continue  # of a request that was given up
                     if answer.type == wire.NLMSG_ERROR:
                         return error_of(answer), answers
@@ -353,6 +376,9 @@ def _open_socket() -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 18)
+        # Where net.core.wmem_max is small, and we may pass over it.
+        with contextlib.suppress(OSError):
+            opened.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 1 << 18)
         # 4.2+: without it a refusal repeats the whole message.
         with contextlib.suppress(OSError):
             opened.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)

@@ -7,20 +7,17 @@ import logging
 from collections.abc import Sequence
 
 from calico_engine.errors import KernelError, KernelUnsupportedError
-from calico_engine.fastpath import SET_ROW_SIZE, sort_rows
 from calico_engine.kernel.ipset import INLINE_MEMBERS, IpsetSocket, run_ipset
 from calico_engine.kernel.ipset_errors import IpsetError
-from calico_engine.kernel.set_rows import pack_members
 from calico_engine.plugin.protocols import NO_METRICS, MetricSink
 from calico_engine.ruleset.names import owns_set
 from calico_engine_ipset.kernel_set import SetShape, hashsize_for
-from calico_engine_ipset.saved import RowSet, SavedSet
+from calico_engine_ipset.row_set import normal_rows
+from calico_engine_ipset.saved_set import READABLE, SavedSet
 from calico_engine_ipset.steps import Add, Create, Delete, Destroy, Step, Swap, count_lines
 
 log = logging.getLogger(__name__)
 
-#: Types whose members are rows. A set of ours of another type is made anew, whatever it holds.
-_READABLE = ("hash:net", "hash:ip,port")
 #: How many members there are, or whether a module must be loaded first, only the kernel knows: not in the event loop.
 _UNKNOWN = INLINE_MEMBERS + 1
 
@@ -57,8 +54,7 @@ class NetlinkTool:
 
     async def read_own_sets(self) -> tuple[dict[str, SavedSet], frozenset[str]]:
         """Return our sets by name, rows sorted, and the names of those of ours that cannot be read."""
-        found, unreadable = await run_ipset(self._ipset, _read, _UNKNOWN)
-        return dict(found), unreadable
+        return await run_ipset(self._ipset, _read, _UNKNOWN)
 
     async def own_names(self) -> list[str]:
         headers = await run_ipset(self._ipset, IpsetSocket.headers, 0)
@@ -79,35 +75,28 @@ def _run(kernel: IpsetSocket, steps: Sequence[Step]) -> None:
                 kernel.create(
                     name, shape.type, shape.family, hashsize=hashsize_for(count), maxelem=shape.maxelem
                 )
-            case Add(name=name, members=members):
-                kernel.add(name, _rows(f"ipset add {name}", members))
-            case Delete(name=name, members=members):
-                kernel.delete(name, _rows(f"ipset del {name}", members))
+            case Add(name=name, rows=rows):
+                kernel.add(name, rows)
+            case Delete(name=name, rows=rows):
+                kernel.delete(name, rows)
             case Swap(name=name, other=other):
                 kernel.swap(name, other)
             case Destroy(name=name):
                 kernel.destroy(name)
 
 
-def _rows(command: str, members: Sequence[str]) -> bytes:
-    try:
-        return pack_members(members)
-    except ValueError as error:
-        raise KernelError(command, str(error)) from error
-
-
-def _read(kernel: IpsetSocket) -> tuple[dict[str, RowSet], frozenset[str]]:
-    found: dict[str, RowSet] = {}
+def _read(kernel: IpsetSocket) -> tuple[dict[str, SavedSet], frozenset[str]]:
+    found: dict[str, SavedSet] = {}
     unreadable: set[str] = set()
     for header in kernel.headers():
         if not owns_set(header.name):
             continue
         shape = SetShape(header.type, header.family, header.maxelem)
-        if header.type not in _READABLE:
-            found[header.name] = RowSet(shape, b"")
+        if header.type not in READABLE:
+            found[header.name] = SavedSet(shape, b"")
             continue
         try:
-            found[header.name] = RowSet(shape, sort_rows(kernel.members(header.name), SET_ROW_SIZE))
+            found[header.name] = SavedSet(shape, normal_rows(kernel.members(header.name)))
         except KernelError as error:
             if error.errno == errno.ENOENT:
                 continue  # somebody destroyed it meanwhile

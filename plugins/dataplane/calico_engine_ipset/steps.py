@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
+from calico_engine.kernel.set_rows import unpack_members
 from calico_engine_ipset.kernel_set import SetShape
+from calico_engine_ipset.row_set import count_rows
 from calico_engine_ipset.text import create_line, member_lines
 
 
@@ -19,13 +21,17 @@ class Create(msgspec.Struct, frozen=True, gc=False):
 
 
 class Add(msgspec.Struct, frozen=True):
+    """Add members, as rows."""
+
     name: str
-    members: Sequence[str]
+    rows: bytes
 
 
 class Delete(msgspec.Struct, frozen=True):
+    """Delete members, as rows."""
+
     name: str
-    members: Sequence[str]
+    rows: bytes
 
 
 class Swap(msgspec.Struct, frozen=True, gc=False):
@@ -40,24 +46,24 @@ class Destroy(msgspec.Struct, frozen=True, gc=False):
 Step = Create | Add | Delete | Swap | Destroy
 
 
-def fill_steps(name: str, shape: SetShape, members: Sequence[str]) -> list[Step]:
+def fill_steps(name: str, shape: SetShape, rows: bytes) -> list[Step]:
     """Return what makes a set that does not exist."""
-    return [Create(name, shape, len(members)), Add(name, members)]
+    return [Create(name, shape, count_rows(rows)), Add(name, rows)]
 
 
-def swap_steps(name: str, temporary: str, shape: SetShape, members: Sequence[str]) -> list[Step]:
+def swap_steps(name: str, temporary: str, shape: SetShape, rows: bytes) -> list[Step]:
     """Return what gives a set in use other members, or another size, at one stroke."""
-    return [*fill_steps(temporary, shape, members), Swap(temporary, name), Destroy(temporary)]
+    return [*fill_steps(temporary, shape, rows), Swap(temporary, name), Destroy(temporary)]
 
 
-def change_steps(name: str, added: Sequence[str], deleted: Sequence[str]) -> list[Step]:
+def change_steps(name: str, added: bytes, deleted: bytes) -> list[Step]:
     """Return what changes a set's members; deletions first, so that a set that is full has room."""
     return [Delete(name, deleted), Add(name, added)]
 
 
 def count_lines(steps: Iterable[Step]) -> int:
     """Return how many lines of `ipset restore` the steps are: a line a member."""
-    return sum(len(step.members) if isinstance(step, Add | Delete) else 1 for step in steps)
+    return sum(count_rows(step.rows) if isinstance(step, Add | Delete) else 1 for step in steps)
 
 
 def render_steps(steps: Iterable[Step]) -> str:
@@ -69,10 +75,10 @@ def _render(step: Step) -> str:
     match step:
         case Create(name=name, shape=shape, count=count):
             return create_line(name, shape, count) + "\n"
-        case Add(name=name, members=members):
-            return member_lines("add", name, members)
-        case Delete(name=name, members=members):
-            return member_lines("del", name, members)
+        case Add(name=name, rows=rows):
+            return member_lines("add", name, unpack_members(rows))
+        case Delete(name=name, rows=rows):
+            return member_lines("del", name, unpack_members(rows))
         case Swap(name=name, other=other):
             return f"swap {name} {other}\n"
         case Destroy(name=name):

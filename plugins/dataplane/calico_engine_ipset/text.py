@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+import msgspec
+
 from calico_engine_ipset.kernel_set import SetShape, hashsize_for
-from calico_engine_ipset.saved import TextSet
 
 
-def parse_save(text: str) -> dict[str, TextSet]:
+class PrintedSet(msgspec.Struct, gc=False):
+    """A set as `ipset save` prints it; options that are not ours (a comment) stand behind a member."""
+
+    shape: SetShape
+    members: list[str]
+
+
+def parse_save(text: str) -> dict[str, PrintedSet]:
     """Return all sets by name, foreign ones included. A set's members follow the line that creates it."""
-    sets: dict[str, TextSet] = {}
+    sets: dict[str, PrintedSet] = {}
     prefix, cut = "add ", 0
     members: list[str] = []
     for line in text.split("\n"):
@@ -20,7 +28,7 @@ def parse_save(text: str) -> dict[str, TextSet]:
             words = line.split()
             options = dict(zip(words[3::2], words[4::2], strict=False))
             members = []
-            sets[words[1]] = TextSet(
+            sets[words[1]] = PrintedSet(
                 SetShape(words[2], options.get("family", ""), int(options.get("maxelem", 0))), members
             )
             prefix = f"add {words[1]} "

@@ -14,7 +14,7 @@ from calico_engine.plugin.protocols import NO_METRICS, MetricSink
 from calico_engine.ruleset.names import owns_set
 from calico_engine_ipset.config import KernelAccess
 from calico_engine_ipset.netlink_tool import NetlinkTool
-from calico_engine_ipset.saved import SavedSet
+from calico_engine_ipset.saved_set import SavedSet, from_text
 from calico_engine_ipset.steps import Step, count_lines, render_steps
 from calico_engine_ipset.text import parse_references, parse_save
 
@@ -35,7 +35,7 @@ class SetTool(Protocol):
         ...
 
     async def read_own_sets(self) -> tuple[dict[str, SavedSet], frozenset[str]]:
-        """Return our sets by name, and the names of those of ours that cannot be read."""
+        """Return our sets by name, rows sorted, and the names of those of ours that cannot be read."""
         ...
 
     async def own_names(self) -> list[str]: ...
@@ -71,7 +71,7 @@ class ProgramTool:
 
 
 async def choose_tool(access: KernelAccess) -> SetTool:
-    """Return the program, or netlink where that is asked for and the kernel has it."""
+    """Return netlink, or the program where that is asked for or netlink cannot be had. Raises: KernelError."""
     if access is KernelAccess.PROGRAM:
         return ProgramTool()
     tool = NetlinkTool()
@@ -119,15 +119,30 @@ async def read_own_sets() -> tuple[dict[str, SavedSet], frozenset[str]]:
     """
     result = await try_command(["ipset", "save"])
     if result.returncode == 0:
-        sets = await asyncio.to_thread(parse_save, result.text)
-        return {name: found for name, found in sets.items() if owns_set(name)}, frozenset()
+        return await asyncio.to_thread(_read_own, result.text)
     own: dict[str, SavedSet] = {}
     unreadable: set[str] = set()
     for name in await own_names():
         one = await try_command(["ipset", "save", name])
         if one.returncode == 0:
-            own |= parse_save(one.text)
+            found, odd = await asyncio.to_thread(_read_own, one.text)
+            own |= found
+            unreadable |= odd
         else:
+            unreadable.add(name)
+    return own, frozenset(unreadable)
+
+
+def _read_own(text: str) -> tuple[dict[str, SavedSet], frozenset[str]]:
+    own: dict[str, SavedSet] = {}
+    unreadable: set[str] = set()
+    for name, found in parse_save(text).items():
+        if not owns_set(name):
+            continue
+        try:
+            own[name] = from_text(found)
+        except ValueError as error:
+            log.warning("set %s cannot be read and is made anew: %s", name, error)
             unreadable.add(name)
     return own, frozenset(unreadable)
 

@@ -8,6 +8,7 @@ import re
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -118,8 +119,10 @@ class NodeHarness:
     @contextmanager
     def refusing(self) -> Iterator[None]:
         """The tools that write are in front of everybody's PATH, and fail; netlink lacks the capability."""
-        # A thread keeps what its maker had: the loop's first worker is made now, and not for good without.
-        asyncio.get_running_loop().run_in_executor(None, str)
+        # A thread keeps what its maker had: the loop's worker is made now, and not for good without.
+        workers = ThreadPoolExecutor(max_workers=1)
+        workers.submit(str).result()
+        asyncio.get_running_loop().set_default_executor(workers)
         with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
             for stem in ("ipset", "iptables-legacy-restore", "iptables-nft-restore"):
                 program = Path(folder, stem)
