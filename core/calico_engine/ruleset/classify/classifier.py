@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 from calico_engine.ruleset.classify.combinations import Digest, digest_ids
-from calico_engine.ruleset.classify.exact import ExactTable, make_exact
+from calico_engine.ruleset.classify.exact import ExactTable, make_exact, update_exact
 from calico_engine.ruleset.classify.identities import NET_PREFIX, IdentityIndex, Pair
 from calico_engine.ruleset.classify.journal import ClassifierChanges, Numbers
 from calico_engine.ruleset.classify.resolve import PolicyList, resolve_list, used_sets
@@ -121,7 +121,7 @@ class Classifier:
             yield from self._index.settle()
             self._spread()
         while self._stale and not self._unresolved and not self._index.is_dirty:
-            self._compute(next(iter(self._stale)))
+            yield from self._compute(next(iter(self._stale)))
             yield
 
     def _resolve(self, table: str) -> None:
@@ -175,37 +175,55 @@ class Classifier:
         self._stale.update(tables)
         return tables
 
-    def _compute(self, table: str) -> None:
-        del self._stale[table]
+    def _compute(self, table: str) -> Iterator[None]:
+        """Bring one table up to date."""
         entry = self._lists[table]
         program = entry.program
         assert program is not None
         come, entry.come = [pair for pair in entry.come if pair.slot >= 0], {}
         gone, entry.gone = entry.gone, {}
-        old = self.tables.get(table)
-        reason = ""
-        exact: ExactTable | None = None
+        old = self.tables.get(table) if entry.is_whole else None
+        index = self._index
+        entry.is_whole = False
+        new: VerdictTable | None = None
+        reason = f"more than {self._limit} entries"
         try:
-            if old is not None and entry.is_whole:
-                new = program.update(old, gone, come, self._index.bitmap, self._index.numbers_at)
+            if old is None:
+                new = program.compute(index.bitmap, index.numbers_at)
             else:
-                new = program.compute(self._index.bitmap, self._index.numbers_at)
-            exact = make_exact(new, self._limit)
-            if exact is None:
-                reason = f"more than {self._limit} entries"
+                new = program.update(old, gone, come, index.bitmap, index.numbers_at)
         except TooManyCellsError as error:
-            new = VerdictTable((), {}, {})
-            reason = f"{error.cells} cells or more, limit {self._limit}"
-        if exact is None:
-            new = _linear_alone(entry.wanted, reason)
+            reason = str(error)
+        yield
+        if self._lists.get(table) is not entry or entry.program is not program:
+            # Something else is wanted by now, and will be computed in its turn.
+            return
+        exact: ExactTable | None = None
+        if new is not None and new is old:
+            exact = self.exact[table]
+        elif new is not None and old is None:
             exact = make_exact(new, self._limit)
-            assert exact is not None
+        elif new is not None:
+            pairs = {*gone, *(pair.numbers for pair in come)}
+            exact = update_exact(self.exact[table], new, self._limit, pairs)
+        self._keep(table, entry, None if new is None or exact is None else (new, exact), reason)
+
+    def _keep(
+        self, table: str, entry: _List, made: tuple[VerdictTable, ExactTable] | None, reason: str
+    ) -> None:
+        """Take over what was made of a list, or leave it to its linear chain if it is too large."""
+        self._stale.pop(table, None)
+        entry.is_whole = made is not None
+        if made is None:
             self._oversize[table] = reason
+            made = _linear_alone(entry.wanted, reason)
         else:
             self._oversize.pop(table, None)
-        entry.is_whole = not reason
-        entry.is_linear = _leads_to(new, Goto(entry.wanted.linear))
-        if new != old:
+        new, exact = made
+        old = self.tables.get(table)
+        if new is not old:
+            entry.is_linear = _leads_to(exact, Goto(entry.wanted.linear))
+        if new is not old and new != old:
             self.tables[table] = new
             self.exact[table] = exact
             self._index.journal.note_table(table)
@@ -233,13 +251,14 @@ class Classifier:
         return self._index.journal.take(self.identities, self._index.has_pair)
 
 
-def _linear_alone(wanted: PolicyList, reason: str) -> VerdictTable:
-    origin = Origin(note=f"walked policy by policy: {reason}")
-    return VerdictTable((), {}, {0: CellVerdict(Goto(wanted.linear), origin)})
+def _linear_alone(wanted: PolicyList, reason: str) -> tuple[VerdictTable, ExactTable]:
+    verdict = CellVerdict(Goto(wanted.linear), Origin(note=f"walked policy by policy: {reason}"))
+    return VerdictTable((), {}, {0: verdict}), ExactTable({}, {}, {}, {}, {}, verdict)
 
 
-def _leads_to(table: VerdictTable, op: Goto) -> bool:
-    verdicts = {id(verdict): verdict for verdict in (*table.world.values(), *table.cells.values())}
+def _leads_to(table: ExactTable, op: Goto) -> bool:
+    maps = (table.ports, table.protocols, table.identities, table.world_ports, table.world, {0: table.rest})
+    verdicts = {id(verdict): verdict for entries in maps for verdict in entries.values()}
     return any(verdict.op == op for verdict in verdicts.values())
 
 

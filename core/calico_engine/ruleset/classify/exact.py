@@ -8,7 +8,7 @@ the first that has an entry decides.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -53,10 +53,14 @@ class ExactTable(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Services(msgspec.Struct, frozen=True, gc=False):
-    """`spelt`: ports by protocol whose class is not their protocol's; `main`: the class of the protocol's rest."""
+    """`spelt`: ports by protocol whose class is not their protocol's; `main`: the class of the protocol's rest.
+
+    `ports`: the same as `spelt` by protocol and class.
+    """
 
     spelt: Mapping[int, Mapping[int, int]]
     main: Mapping[int, int]
+    ports: Mapping[int, Mapping[int, Sequence[int]]]
 
 
 def make_exact(table: VerdictTable, limit: int) -> ExactTable | None:
@@ -91,6 +95,33 @@ def make_exact(table: VerdictTable, limit: int) -> ExactTable | None:
     )
 
 
+def update_exact(
+    exact: ExactTable, table: VerdictTable, limit: int, pairs: Iterable[Pair]
+) -> ExactTable | None:
+    """Return what make_exact would, from what it returned before some pairs' cells changed and nothing else."""
+    services = _spell(table.services, limit)
+    if services is None:
+        return None
+    maker = _Maker(table, services)
+    maker.ports = dict(exact.ports)
+    maker.protocols = dict(exact.protocols)
+    maker.identities = dict(exact.identities)
+    for pair in pairs:
+        maker.drop(pair)
+        cells = {
+            number: verdict
+            for number in table.world
+            if (verdict := table.cells.get((*pair, number))) is not None
+        }
+        if cells:
+            maker.add(pair, cells)
+    if maker.size > limit - len(exact.world_ports):
+        return None
+    return ExactTable(
+        maker.ports, maker.protocols, maker.identities, exact.world_ports, exact.world, exact.rest
+    )
+
+
 class _Maker:
     """Collects what identities have of their own."""
 
@@ -118,11 +149,22 @@ class _Maker:
             if entry is not None:
                 self.protocols[(*pair, protocol)] = entry
             masked = entry or own
-            for port, number in self._services.spelt[protocol].items():
+            by_class = self._services.ports[protocol]
+            # With nothing in between, a port's entry is there for a cell; else every port may need one.
+            for number in cells if masked is None else by_class:
                 wanted = cells.get(number, world[number])
                 below = masked or world[number]
                 if wanted.op != below.op:
-                    self.ports[(*pair, protocol, port)] = wanted
+                    for port in by_class.get(number, ()):
+                        self.ports[(*pair, protocol, port)] = wanted
+
+    def drop(self, pair: Pair) -> None:
+        """Remove one identity's entries."""
+        self.identities.pop(pair, None)
+        for protocol, spelt in self._services.spelt.items():
+            self.protocols.pop((*pair, protocol), None)
+            for port in spelt:
+                self.ports.pop((*pair, protocol, port), None)
 
 
 def _by_pair(table: VerdictTable) -> dict[Pair, dict[int, CellVerdict]]:
@@ -159,7 +201,14 @@ def _spell(services: tuple[ServiceRange, ...], limit: int) -> _Services | None:
             if number != chosen
             for port in range(first, last + 1)
         }
-    return _Services(spelt, main)
+    return _Services(spelt, main, {protocol: _by_class(ports) for protocol, ports in spelt.items()})
+
+
+def _by_class(ports: Mapping[int, int]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for port, number in ports.items():
+        found.setdefault(number, []).append(port)
+    return found
 
 
 def _with_gaps(ranges: list[ServiceRange]) -> Iterator[tuple[int, int, int]]:

@@ -11,10 +11,11 @@ from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from ipaddress import IPv6Address
 
+from calico_engine.ruleset.classify.bitmaps import bits_of
 from calico_engine.ruleset.classify.combinations import Combination, Combinations, Digest, digest_ids
 from calico_engine.ruleset.classify.hosts import HostList
 from calico_engine.ruleset.classify.journal import Journal, Numbers
-from calico_engine.ruleset.classify.nets import Net, NetIndex, Resettled, parse_net
+from calico_engine.ruleset.classify.nets import Net, NetIndex, Resettled, pack_v4, parse_net
 from calico_engine.ruleset.ir import Family, Identities
 
 #: The slot of the world: every address that no set has.
@@ -135,7 +136,8 @@ class IdentityIndex:
         """Note a network that rules name: a set for bitmaps, but none that is known to others."""
         change = self._changes[net_id] = _SetChange()
         if cidr is not None:
-            change.whole = (cidr.removesuffix("/32").removesuffix("/128"),)
+            # One address is a listed address, as in the members of other sets.
+            change.whole = (cidr.removesuffix("/32" if self._is_v4 else "/128"),)
         else:
             change.whole = ()
 
@@ -160,7 +162,7 @@ class IdentityIndex:
 
     def members(self, set_id: str) -> frozenset[Numbers]:
         """Return the numbers of the pairs that are members of a set."""
-        return frozenset(self.numbers_at(slot) for slot in slots_of(self.bitmap(set_id)))
+        return frozenset(self.numbers_at(slot) for slot in bits_of(self.bitmap(set_id)))
 
     # Settling
 
@@ -189,15 +191,12 @@ class IdentityIndex:
                 hosts_in.append(self._pack(text, work.packed))
             if not done % _SLICE:
                 yield
-        nets_in = {parse_net(text) for text in texts_in if "/" in text}
         if change.whole is None:
             hosts_out = [self._pack(text, work.packed) for text in texts_out if "/" not in text]
-            nets_out = {parse_net(text) for text in texts_out if "/" in text}
         else:
             stay = set(hosts_in)
             hosts_out = [packed for packed in self._listed(set_id) if packed not in stay]
-            nets_out = self._set_nets.get(set_id, set()) - nets_in
-        self._change_nets(set_id, nets_in, nets_out)
+        yield from self._change_nets(set_id, change, texts_in)
         combinations = self._host_combinations
         pending = work.pending
         for hosts, step in ((hosts_out, combinations.without_set), (hosts_in, combinations.with_set)):
@@ -210,12 +209,21 @@ class IdentityIndex:
                 if not done % _SLICE:
                     yield
 
-    def _change_nets(self, set_id: str, nets_in: AbstractSet[Net], nets_out: AbstractSet[Net]) -> None:
+    def _change_nets(self, set_id: str, change: _SetChange, texts_in: AbstractSet[str]) -> Iterator[None]:
         own = self._set_nets.setdefault(set_id, set())
-        for net in nets_out:
+        nets_in = {parse_net(text) for text in texts_in if "/" in text}
+        if change.whole is None:
+            nets_out = {parse_net(text) for text in change.removed if "/" in text}
+        else:
+            nets_out = own - nets_in
+        for done, net in enumerate(nets_out, 1):
             self._nets.remove(set_id, net)
-        for net in nets_in:
+            if not done % _SLICE:
+                yield
+        for done, net in enumerate(nets_in, 1):
             self._nets.add(set_id, net)
+            if not done % _SLICE:
+                yield
         own -= nets_out
         own |= nets_in
         if not own:
@@ -223,7 +231,7 @@ class IdentityIndex:
 
     def _listed(self, set_id: str) -> Iterator[bytes]:
         """Yield the addresses that a set lists."""
-        for slot in slots_of(self.bitmap(set_id)):
+        for slot in bits_of(self.bitmap(set_id)):
             pair = self._slots[slot]
             if pair is not None and set_id in pair.host.ids:
                 yield from pair.addresses
@@ -231,7 +239,7 @@ class IdentityIndex:
     def _pack(self, text: str, packed: dict[str, bytes]) -> bytes:
         found = packed.get(text)
         if found is None:
-            found = bytes(map(int, text.split("."))) if self._is_v4 else IPv6Address(text).packed
+            found = pack_v4(text) if self._is_v4 else IPv6Address(text).packed
             packed[text] = found
         return found
 
@@ -416,12 +424,3 @@ class _MemberView(Mapping[str, AbstractSet[Numbers]]):
 
     def __len__(self) -> int:
         return len(self._index.known)
-
-
-def slots_of(bitmap: int) -> Iterator[int]:
-    """Yield the places of the bits that are set, lowest first."""
-    digits = bin(bitmap)[:1:-1]
-    place = digits.find("1")
-    while place >= 0:
-        yield place
-        place = digits.find("1", place + 1)

@@ -10,8 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from ipaddress import ip_network
+from ipaddress import IPv6Address
 
 import msgspec
 
@@ -34,11 +33,23 @@ class Resettled(msgspec.Struct, frozen=True):
     new: tuple[tuple[Range, Combination], ...]
 
 
-@lru_cache(maxsize=1 << 14)
 def parse_net(cidr: str) -> Net:
     """Return a CIDR's first address and prefix length. Raises: ValueError when it is none."""
-    network = ip_network(cidr, strict=False)
-    return int(network.network_address), network.prefixlen
+    address, _, length = cidr.partition("/")
+    if ":" in address:
+        first, bits = int(IPv6Address(address)), 128
+    else:
+        first, bits = int.from_bytes(pack_v4(address), "big"), 32
+    shift = bits - int(length)
+    return first >> shift << shift, bits - shift
+
+
+def pack_v4(address: str) -> bytes:
+    """Return the four bytes of an IPv4 address. Raises: ValueError when it has others."""
+    packed = bytes(map(int, address.split(".")))
+    if len(packed) != 4:
+        raise ValueError(f"{address!r} is not an IPv4 address")
+    return packed
 
 
 class NetIndex:

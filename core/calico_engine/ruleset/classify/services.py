@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from calico_engine.messages import PortRange
+from calico_engine.ruleset.classify.bitmaps import bits_of
 from calico_engine.ruleset.classify.exact import PORT_PROTOCOLS
 from calico_engine.ruleset.ir import ServiceRange
 
@@ -105,7 +106,7 @@ def partition(services: Sequence[Service]) -> Classes:
                 number = numbers[part] = protocol << 16 | first or _FIRST_OF_ALL
             if number:
                 ranges.append(ServiceRange(protocol, first, last, number))
-    parts = {number: tuple(_bits(part)) for part, number in numbers.items()}
+    parts = {number: tuple(bits_of(part)) for part, number in numbers.items()}
     return Classes(tuple(ranges), parts)
 
 
@@ -131,7 +132,3 @@ def _segments(
         start, part = edge, part ^ edges[edge]
     segments.append((start, _LAST_PORT, part))
     return segments
-
-
-def _bits(bitmap: int) -> list[int]:
-    return [place for place, digit in enumerate(bin(bitmap)[:1:-1]) if digit == "1"]

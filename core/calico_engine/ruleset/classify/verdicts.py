@@ -6,9 +6,10 @@ of those still undecided. Slot 0 is the world. A table can be brought up to date
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
-from calico_engine.ruleset.classify.identities import WORLD_SLOT, Pair, slots_of
+from calico_engine.ruleset.classify.bitmaps import bits_of
+from calico_engine.ruleset.classify.identities import WORLD_SLOT, Pair
 from calico_engine.ruleset.classify.journal import Numbers
 from calico_engine.ruleset.classify.resolve import Members, Step, StepKind
 from calico_engine.ruleset.classify.services import Service, partition
@@ -22,10 +23,6 @@ _WORLD = 1 << WORLD_SLOT
 
 class TooManyCellsError(Exception):
     """A table would have more cells than allowed."""
-
-    def __init__(self, cells: int) -> None:
-        super().__init__(f"{cells} cells")
-        self.cells = cells
 
 
 class Program:
@@ -69,12 +66,15 @@ class Program:
     def update(
         self,
         table: VerdictTable,
-        gone: Iterable[Numbers],
-        come: Iterable[Pair],
+        gone: Collection[Numbers],
+        come: Collection[Pair],
         bitmap: Callable[[str], int],
         numbers_at: Callable[[int], Numbers],
     ) -> VerdictTable:
-        """Return the table with some identities gone and others come. Raises: TooManyCellsError."""
+        """Return the table with some identities gone and others come, itself if that changes nothing.
+
+        Raises: TooManyCellsError.
+        """
         cells = dict(table.cells)
         for host, net in gone:
             for number in self._walks:
@@ -82,8 +82,12 @@ class Program:
         everybody = _WORLD
         for pair in come:
             everybody |= 1 << pair.slot
-        if everybody != _WORLD:
+        if come:
             self._carry_out(everybody, bitmap, numbers_at, {}, cells)
+        touched = {*gone, *(pair.numbers for pair in come)}
+        keys = [(*numbers, number) for numbers in touched for number in self._walks]
+        if all(cells.get(key) == table.cells.get(key) for key in keys):
+            return table
         return VerdictTable(table.services, cells, table.world)
 
     def _carry_out(
@@ -106,10 +110,10 @@ class Program:
             differing = [(place, mask) for place, mask in decisions if self._ops[place] != op]
             room -= sum(mask.bit_count() for _, mask in differing)
             if room < 0:
-                raise TooManyCellsError(self._limit - room)
+                raise TooManyCellsError(f"more than {self._limit} cells")
             for place, mask in differing:
                 verdict = self._steps[place].verdict
-                for slot in slots_of(mask):
+                for slot in bits_of(mask):
                     pair = numbers.get(slot)
                     if pair is None:
                         pair = numbers[slot] = numbers_at(slot)
