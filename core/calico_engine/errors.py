@@ -18,6 +18,8 @@ A message says what failed, on what, and what to do about it; the facts are fiel
     │   └── UnavailableError             retryable
     └── KernelError                      (argv or errno, the tool's last words, the line of our transaction)
         ├── KernelUnsupportedError       (capability, hint)
+        ├── TransactionRefusedError      (index of the message, where in it): nothing happened
+        ├── OutcomeUnknownError          whether it happened is not known: read back
         └── DataplaneStuckError          retried, rebuilt, and still refused
 """
 
@@ -184,6 +186,25 @@ class ProgramMissingError(KernelUnsupportedError):
         self.capability = program
         self.hint = "install it or put it on PATH"
         KernelError.__init__(self, program, f"cannot be started ({reason}); {self.hint}")
+
+
+class TransactionRefusedError(KernelError):
+    """The kernel refused a transaction as a whole, because of one message; nothing of it happened.
+
+    `index` of the message in the transaction, -1 for none in particular; `offset_bytes` within it, -1 if unknown.
+    """
+
+    def __init__(
+        self, command: str, reason: str, *, errno: int = 0, index: int = -1, offset_bytes: int = -1
+    ) -> None:
+        self.index = index
+        self.offset_bytes = offset_bytes
+        place = f"{command}, message {index}" if index >= 0 else command
+        super().__init__(place, reason, errno=errno)
+
+
+class OutcomeUnknownError(KernelError):
+    """Whether the kernel did what it was asked for is not known; read back what it has."""
 
 
 class DataplaneStuckError(KernelError):

@@ -8,7 +8,8 @@ give equal results; pure.py, set_messages.py and set_text.py are the specificati
 import os
 from typing import Literal
 
-from calico_engine.fastpath import pure, set_messages, set_text
+from calico_engine.fastpath import nft_messages, pure, set_messages, set_text
+from calico_engine.fastpath.nft_messages import number_messages
 from calico_engine.fastpath.set_messages import SET_ROW_SIZE
 
 Backend = Literal["native", "pure"]
@@ -58,6 +59,8 @@ __all__ = [
     "diff_rows",
     "encode_set_members",
     "longest_prefix",
+    "nft_messages",
+    "number_messages",
     "pack_set_members",
     "parse_set_dump",
     "pure",

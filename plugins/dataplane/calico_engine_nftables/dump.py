@@ -1,0 +1,253 @@
+"""What the kernel says it has: dumps of tables, chains, rules, sets and elements.
+
+Pure. Bytes in are as they come from the netlink socket and are not trusted to be ours: what is foreign or not
+understood is kept apart ("" for a comment, None for a shape), never taken for something of ours.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import msgspec
+
+from calico_engine.ruleset.ir import Family
+from calico_engine.tables.backend import CATCH_ALL, ActualSet, Element, KeyPart, SetShape, ValueKind
+from calico_engine_nftables import elements as wire_elements
+from calico_engine_nftables import messages as m
+from calico_engine_nftables.wire import (
+    HEADER_BYTES,
+    NF_FAMILIES,
+    NLM_F_DUMP,
+    SUBSYSTEM,
+    Kind,
+    message,
+    read_attributes,
+    read_comment,
+    read_text,
+    text,
+)
+
+_HEADER = struct.Struct("=IHHII")
+_PARTS = {7: KeyPart.ADDRESS, 8: KeyPart.ADDRESS, 41: KeyPart.INTERFACE, 12: KeyPart.PROTOCOL,
+          13: KeyPart.PORT, m.TYPE_MARK: KeyPart.NUMBER}  # fmt: skip
+_FLAGS_WE_MAKE = m.FLAG_INTERVAL | m.FLAG_MAP | m.FLAG_CONCAT
+
+
+class ActualChain(msgspec.Struct, frozen=True, gc=False):
+    """`hook` is the number of the kernel's hook, None for a chain that only rules lead to."""
+
+    name: str
+    handle: int
+    hook: int | None = None
+    priority: int = 0
+    kind: str = ""
+
+
+class ActualRule(msgspec.Struct, frozen=True, gc=False):
+    """`comment` is "" where there is none, or it is nobody's text."""
+
+    chain: str
+    handle: int
+    comment: str
+
+
+class ActualSetHead(msgspec.Struct, frozen=True, gc=False):
+    """A set without its elements; shape None for one that we never make."""
+
+    name: str
+    shape: SetShape | None
+    comment: str = ""
+
+
+def tables_request(family: Family) -> bytes:
+    return message(Kind.GETTABLE, NLM_F_DUMP, family, b"")
+
+
+def chains_request(family: Family) -> bytes:
+    """Ask for the chains of all tables of the family: the kernel has no narrower question."""
+    return message(Kind.GETCHAIN, NLM_F_DUMP, family, b"")
+
+
+def rules_request(family: Family, table: str) -> bytes:
+    return message(Kind.GETRULE, NLM_F_DUMP, family, text(m.TABLE_NAME, table))
+
+
+def sets_request(family: Family, table: str) -> bytes:
+    return message(Kind.GETSET, NLM_F_DUMP, family, text(m.TABLE_NAME, table))
+
+
+def elements_request(family: Family, table: str, name: str) -> bytes:
+    """Ask for the elements of a set. The kernel answers ENOENT when it is not there."""
+    return message(Kind.GETSETELEM, NLM_F_DUMP, family, text(m.TABLE_NAME, table) + text(m.SET_NAME, name))
+
+
+def parse_tables(dump: bytes, family: Family) -> list[str]:
+    return [read_text(found.get(m.TABLE_NAME, b"")) for found in _bodies(dump, Kind.NEWTABLE, family)]
+
+
+def parse_chains(dump: bytes, family: Family, table: str) -> list[ActualChain]:
+    return [
+        _chain(found)
+        for found in _bodies(dump, Kind.NEWCHAIN, family)
+        if read_text(found.get(m.TABLE_NAME, b"")) == table
+    ]
+
+
+def _chain(found: dict[int, bytes]) -> ActualChain:
+    name, handle = read_text(found.get(m.CHAIN_NAME, b"")), int.from_bytes(found.get(2, b""), "big")
+    if m.CHAIN_HOOK not in found:
+        return ActualChain(name, handle)
+    hook = dict(read_attributes(found[m.CHAIN_HOOK]))
+    return ActualChain(
+        name,
+        handle,
+        hook=int.from_bytes(hook.get(1, b""), "big"),
+        priority=int.from_bytes(hook.get(2, b""), "big", signed=True),
+        kind=read_text(found.get(m.CHAIN_TYPE, b"")),
+    )
+
+
+def parse_rules(dump: bytes, family: Family, table: str) -> list[ActualRule]:
+    """Return the rules of a table, chain by chain in their order."""
+    return [
+        ActualRule(
+            read_text(found.get(m.RULE_CHAIN, b"")),
+            int.from_bytes(found.get(m.RULE_HANDLE, b""), "big"),
+            read_comment(found.get(m.RULE_USERDATA, b"")),
+        )
+        for found in _bodies(dump, Kind.NEWRULE, family)
+        if read_text(found.get(m.TABLE_NAME, b"")) == table
+    ]
+
+
+def parse_sets(dump: bytes, family: Family, table: str) -> list[ActualSetHead]:
+    return [
+        ActualSetHead(
+            read_text(found.get(m.SET_NAME, b"")),
+            _shape(found, family),
+            read_comment(found.get(m.SET_USERDATA, b""), m.USERDATA_COMMENT),
+        )
+        for found in _bodies(dump, Kind.NEWSET, family)
+        if read_text(found.get(m.TABLE_NAME, b"")) == table
+    ]
+
+
+def _shape(found: dict[int, bytes], family: Family) -> SetShape | None:
+    """Return the shape that a set of ours with these attributes has; None when we would make it differently."""
+
+    def number(kind: int) -> int:
+        return int.from_bytes(found.get(kind, b""), "big")
+
+    flags, key_type, data_type = number(m.SET_FLAGS), number(m.SET_KEY_TYPE), number(m.SET_DATA_TYPE)
+    if flags & ~_FLAGS_WE_MAKE:
+        return None
+    parts: list[KeyPart] = []
+    while key_type:
+        part = _PARTS.get(key_type & ((1 << m.TYPE_BITS) - 1))
+        if part is None:
+            return None
+        parts.insert(0, part)
+        key_type >>= m.TYPE_BITS
+    value = ValueKind.NONE
+    if flags & m.FLAG_MAP:
+        value = ValueKind.VERDICT if data_type == m.TYPE_VERDICT else ValueKind.NUMBER
+    shape = SetShape(tuple(parts), value, bool(flags & m.FLAG_INTERVAL))
+    if not parts or m.key_type(shape, family) != number(m.SET_KEY_TYPE):
+        return None
+    if value is ValueKind.NUMBER and (data_type != m.TYPE_MARK or number(m.SET_DATA_LEN) != 4):
+        return None
+    return shape if m.key_bytes(shape, family) == number(m.SET_KEY_LEN) else None
+
+
+def parse_elements(dump: bytes, family: Family, shape: SetShape | None) -> ActualSet:
+    """Return a set with its elements; with none of them, and no shape, where they are not such as we make."""
+    if shape is None:
+        return ActualSet(None, {})
+    read = _read_ranges if shape.intervals and len(shape.key) == 1 else _read_single
+    try:
+        return ActualSet(shape, read(dump, family, shape))
+    except (KeyError, ValueError, struct.error):
+        return ActualSet(None, {})
+
+
+def _read_single(dump: bytes, family: Family, shape: SetShape) -> dict[bytes, Element]:
+    to_packed = wire_elements.key_reader(shape, family)
+    found: dict[bytes, Element] = {}
+    for attributes in _elements(dump, family):
+        element = _element(shape.value, attributes)
+        if wire_elements.KEY not in attributes:
+            found[_catch_all(attributes)] = element
+            continue
+        key = to_packed(_data(attributes[wire_elements.KEY]))
+        if shape.intervals:
+            key += to_packed(_data(attributes.get(wire_elements.KEY_END, attributes[wire_elements.KEY])))
+        found[key] = element
+    return found
+
+
+def _read_ranges(dump: bytes, family: Family, shape: SetShape) -> dict[bytes, Element]:
+    """Read ranges of a key of one part: each begins at an element and lasts until the next, or the end of all."""
+    to_packed = wire_elements.key_reader(shape, family)
+    found: dict[bytes, Element] = {}
+    bounds: list[tuple[int, int, Element | None]] = []
+    length = m.key_bytes(shape, family)
+    for attributes in _elements(dump, family):
+        flags = _flags(attributes)
+        is_end = bool(flags & wire_elements.FLAG_END)
+        if wire_elements.KEY not in attributes:
+            found[_catch_all(attributes)] = _element(shape.value, attributes)
+            continue
+        key = int.from_bytes(_data(attributes[wire_elements.KEY]), "big")
+        # The end of one range comes before the start of the next at the same key.
+        bounds.append((key, 0 if is_end else 1, None if is_end else _element(shape.value, attributes)))
+    bounds.sort(key=lambda bound: bound[:2])
+    for (first, _, element), following in zip(bounds, [*bounds[1:], None], strict=True):
+        if element is not None:
+            last = (1 << 8 * length) - 1 if following is None else following[0] - 1
+            if last < first:
+                raise ValueError("two ranges begin at one key")
+            key_of = (bound.to_bytes(length, "big") for bound in (first, last))
+            found[b"".join(map(to_packed, key_of))] = element
+    return found
+
+
+def _flags(attributes: dict[int, bytes]) -> int:
+    return int.from_bytes(attributes.get(wire_elements.FLAGS, b""), "big")
+
+
+def _catch_all(attributes: dict[int, bytes]) -> bytes:
+    if not _flags(attributes) & wire_elements.FLAG_CATCH_ALL:
+        raise ValueError("an element without a key")
+    return CATCH_ALL
+
+
+def _element(kind: ValueKind, attributes: dict[int, bytes]) -> Element:
+    data = dict(read_attributes(attributes.get(wire_elements.DATA, b"")))
+    verdict = dict(read_attributes(data[2])) if 2 in data else {}
+    value = wire_elements.read_value(kind, data, verdict)
+    return Element(value, read_comment(attributes.get(wire_elements.USERDATA, b"")))
+
+
+def _data(value: bytes) -> bytes:
+    return dict(read_attributes(value))[1]
+
+
+def _elements(dump: bytes, family: Family) -> Iterator[dict[int, bytes]]:
+    for body in _bodies(dump, Kind.NEWSETELEM, family):
+        for _, element in read_attributes(body.get(wire_elements.LIST_ELEMENTS, b"")):
+            yield dict(read_attributes(element))
+
+
+def _bodies(dump: bytes, kind: Kind, family: Family) -> Iterator[dict[int, bytes]]:
+    """Yield the attributes of each message of a kind. Raises: ValueError when one is cut off."""
+    at, end = 0, len(dump)
+    while at < end:
+        if end - at < _HEADER.size:
+            raise ValueError("dump: cut off")
+        length, found, _, _, _ = _HEADER.unpack_from(dump, at)
+        if length < _HEADER.size or at + length > end:
+            raise ValueError("dump: cut off")
+        if found == SUBSYSTEM | kind and length >= HEADER_BYTES and dump[at + 16] == NF_FAMILIES[family]:
+            yield dict(read_attributes(memoryview(dump)[at + HEADER_BYTES : at + length]))
+        at += (length + 3) & ~3
