@@ -2,30 +2,192 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import struct
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
 from bench.figures import Subject
-from bench.node import STACKS, Node
-from calico_engine.messages import Batch
+from bench.node import STACKS, Node, make_dataplanes
+from bench.peers import Floor, expect
+from bench.world import batch, own_policy
+from calico_engine.messages import Batch, IPSetDelta, IPSetUpdate, WorkloadEndpointUpdate
 from calico_engine.plugin.registry import installed
 
 NFTABLES = "calico-engine nftables"
-REPLAYED = "calico-engine's bytes replayed"
+COMMIT = "calico-engine nftables, commit"
+REPLAYED = "its bytes replayed"
+
+_BATCH_BEGIN, _BATCH_END, _SUBSYSTEM_NFTABLES = 0x10, 0x11, 10
+_MEMBER = "11.0.0.0"
+_REPLAYS = 15
 
 
 class Calico(Node):
-    """A node with the plugin `nftables`."""
+    """A node with the plugin, and one that is only replayed to."""
 
     def __init__(self) -> None:
         super().__init__(STACKS["nftables"])
+        self._mirror = Node()
+        self._floor = Floor.of(self._mirror)
+        self._files = Path(self._directory.name)
+        self._sent: list[bytes] = []
+        self._loaded: list[Path] = []
+        self._commit_ns = 0
 
     @staticmethod
     def is_installed() -> bool:
         return any(info.name == "nftables" for info in installed("dataplane"))
 
+    def close(self) -> None:
+        super().close()
+        self._mirror.close()
+
+    def _fresh(self) -> None:
+        """Make the plugin anew over an empty kernel, its commits watched."""
+        self.forget()
+        self.sh("nft", "flush", "ruleset")
+        self.dataplanes = make_dataplanes(STACKS["nftables"], self.lock_file)
+        self._watch()
+
+    def _watch(self) -> None:
+        for backend in _backends(self.dataplanes):
+            backend.commit = self._recording(backend.commit)
+
+    def _recording(self, commit: Callable[[bytes], Awaitable[None]]) -> Callable[[bytes], Awaitable[None]]:
+        async def record(transaction: bytes) -> None:
+            self._sent.append(transaction)
+            started = time.perf_counter_ns()
+            await commit(transaction)
+            self._commit_ns += time.perf_counter_ns() - started
+
+        return record
+
+    def _take(self, world: Batch) -> tuple[float, float]:
+        """Return what a batch takes in all, and its commits alone, in microseconds."""
+        self._sent, self._commit_ns = [], 0
+        return self.run(self.take_us(world)), self._commit_ns / 1000
+
+    def _save(self, name: str) -> list[Path]:
+        """Write what was sent last to files that the floor can send again."""
+        paths = []
+        for number, transaction in enumerate(self._sent):
+            path = self._files / f"{name}-{number}"
+            path.write_bytes(framed(transaction))
+            paths.append(path)
+        return paths
+
+    def program(self, batch: Batch) -> None:
+        """Make the plugin, tell it a state, and apply it; what it sends is kept for the mirror."""
+        self._fresh()
+        self._take(batch)
+        self._loaded = self._save("load")
+
+    # Loads
+
     def load_subjects(self, world: Batch) -> list[Subject]:
-        raise NotImplementedError
+        """Return the load by the plugin, its commits alone, and the same bytes sent by the floor."""
+        verify = self._verifier(world)
+        self.program(world)
+        paths = self._loaded
+        subjects = [
+            Subject(NFTABLES, lambda: self._take(world)[0], self._fresh, verify),
+            Subject(COMMIT, lambda: self._take(world)[1], self._fresh, verify),
+        ]
+        if self._floor:
+            subjects.append(Subject(REPLAYED, lambda: self._replay(paths), self._clear_mirror))
+        return subjects
+
+    def _clear_mirror(self) -> None:
+        self._mirror.sh("nft", "flush", "ruleset")
+
+    def _replay(self, paths: Sequence[Path]) -> float:
+        assert self._floor is not None
+        return sum(self._floor.run_us("replay", *paths))
+
+    def _verifier(self, world: Batch) -> Callable[[], None]:
+        """Return what compares the kernel's tables, as the nft command lists them, with the world."""
+        members = {m for update in world.messages if isinstance(update, IPSetUpdate) for m in update.members}
+        names = {u.interface_name for u in world.messages if isinstance(u, WorkloadEndpointUpdate)}
+
+        def verify() -> None:
+            listed = self.sh("nft", "list", "ruleset")
+            words = set(re.findall(r"[\w.]+", listed))
+            expect("interfaces", len(names & words), len(names))
+            expect("addresses", len(members & words), len(members))
+
+        return verify
+
+    # Changes
 
     def policy_subjects(self, endpoint: int) -> list[Subject]:
-        raise NotImplementedError
+        """Return a change of one policy of what is programmed, and its bytes replayed."""
+        versions = [batch(own_policy(endpoint, version), revision=2) for version in (1, 2)]
+        return self._changes(versions, lambda: None)
 
     def member_subjects(self) -> list[Subject]:
-        raise NotImplementedError
+        """Return one member more in the set of set_world, and its bytes replayed."""
+        one, none = frozenset((_MEMBER,)), frozenset[str]()
+        changes = [
+            batch(IPSetDelta(set_id="s:members", added=added, removed=removed), revision=2)
+            for added, removed in ((one, none), (none, one))
+        ]
+
+        def verify() -> None:
+            found = _MEMBER in re.findall(r"[\w.]+", self.sh("nft", "list", "ruleset"))
+            expect("the member", int(found), 1)
+
+        return self._changes(changes, verify, add_only=True)
+
+    def _changes(
+        self, changes: Sequence[Batch], verify: Callable[[], None], *, add_only: bool = False
+    ) -> list[Subject]:
+        """Return the plugin doing one change after the other. With `add_only` the second is to undo the first."""
+        # Once round, so that each of them begins where the other ended.
+        before = [
+            path for number, change in enumerate(changes) for path in self._one(change, f"before-{number}")
+        ]
+        paths = [self._one(change, f"change-{number}") for number, change in enumerate(changes)]
+        turns = itertools.cycle(changes)
+        subject = (
+            Subject(NFTABLES, lambda: self._take(changes[0])[0], lambda: self._undo(changes[1]), verify)
+            if add_only
+            else Subject(NFTABLES, lambda: self._take(next(turns))[0], verify=verify)
+        )
+        return [subject, *self._replayed(before, paths)]
+
+    def _undo(self, change: Batch) -> None:
+        self._take(change)
+
+    def _one(self, change: Batch, name: str) -> list[Path]:
+        self._take(change)
+        return self._save(name)
+
+    def _replayed(self, before: Sequence[Path], paths: Sequence[Sequence[Path]]) -> Iterator[Subject]:
+        """Give the floor, if each change was one transaction, over a mirror of the node."""
+        if self._floor is None or any(len(sent) != 1 for sent in paths):
+            return
+        floor = self._floor
+        self._replay([*self._loaded, *before])
+        arguments = ("alternate", _REPLAYS, *(sent[0] for sent in paths))
+        yield Subject(REPLAYED, lambda: floor.first_us(*arguments))
+
+
+def _backends(dataplanes: Sequence[Any]) -> list[Any]:
+    """Return what the dataplane commits with: no business of anybody but those who measure."""
+    return [family.backend for dataplane in dataplanes for family in dataplane._families]
+
+
+def framed(transaction: bytes) -> bytes:
+    """Return a transaction between the begin and the end of a batch, if it is not there already."""
+    kind = struct.unpack_from("=H", transaction, 4)[0]
+    if kind == _BATCH_BEGIN:
+        return transaction
+    begin, end = (
+        struct.pack("=IHHIIBB", 20, kind, 1, 0, 0, 0, 0) + struct.pack(">H", _SUBSYSTEM_NFTABLES)
+        for kind in (_BATCH_BEGIN, _BATCH_END)
+    )
+    return begin + transaction + end

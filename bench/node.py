@@ -47,6 +47,7 @@ STACKS = {
         Stack("iptables-legacy", ("ipset", "iptables"), "legacy", _IPSET),
         Stack("iptables-nft", ("ipset", "iptables"), "nft", _IPSET),
         Stack("nftables", ("nftables",)),
+        Stack("nftables linear", ("nftables",), options={"nftables": {"form": "linear"}}),
     )
 }
 

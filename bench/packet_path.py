@@ -116,7 +116,7 @@ def main() -> int:
     )
     parser.add_argument("--full", action="store_true", help="every size, and more rounds")
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--milliseconds", type=int, default=15, help="that one measurement takes")
+    parser.add_argument("--milliseconds", type=int, default=20, help="that one measurement takes")
     parser.add_argument("--size", type=Size.parse, action="append", help="such as 100x10")
     parser.add_argument("--stack", choices=list(STACKS), action="append")
     figures.add_arguments(parser)
@@ -129,7 +129,7 @@ def main() -> int:
     found: list[Figure] = []
     for size in options.size or (FULL if options.full else SHORT):
         rows = measure_size(
-            size, stacks, probe, options.rounds or (21 if options.full else 11), options.milliseconds
+            size, stacks, probe, options.rounds or (25 if options.full else 15), options.milliseconds
         )
         print(figures.table(rows), flush=True)
         found += rows
