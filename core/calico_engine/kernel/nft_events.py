@@ -88,6 +88,8 @@ class NftEvents:
 
         The kernel drops it before it is queued: a load of 100 000 elements would be as many messages.
         """
+        if port in self._own:
+            return
         self._own = {port: None}
         if self._socket is not None:
             _attach_filter(self._socket, port)

@@ -148,7 +148,7 @@ class TableBackend(Protocol):
         ...
 
     def hash_rules(self, chain: str, rules: Sequence[Rule], /) -> tuple[str, ...]:
-        """Return the hash by which each of the kernel's rules will be known: one a rule of ours, or as many as it takes.
+        """Return the hash by which each of the kernel's rules will be known: as many a rule of ours as that takes.
 
         Pure. A rule's hash covers its chain's name, its place and all rules before it.
         """

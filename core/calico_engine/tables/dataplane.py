@@ -21,7 +21,7 @@ from calico_engine.messages import Batch
 from calico_engine.plugin.protocols import ApplyResult, Change, Notification, PluginContext
 from calico_engine.ruleset.ir import ChainKey
 from calico_engine.ruleset.marks import allocate_marks
-from calico_engine.ruleset.state import DesiredState
+from calico_engine.ruleset.state import DesiredState, PolicyForm
 from calico_engine.settings import FelixSettings, Layout
 from calico_engine.tables.backend import TableBackend, TableDelta
 from calico_engine.tables.family import FamilyTables
@@ -60,13 +60,12 @@ class TableDataplane:
         backends: Sequence[TableBackend],
         *,
         clock: Callable[[], float] = time.monotonic,
-        adapt: Callable[[FelixSettings], FelixSettings] = lambda settings: settings,
+        form: PolicyForm | None = None,
     ) -> None:
-        """adapt: turns settings as they are set into those the backends work with. Pure."""
+        """form: the backends have the native layout, whatever is set, with policies in this form."""
         self._context = context
         self._clock = clock
-        self._adapt = adapt
-        self._state = DesiredState(adapt(context.settings))
+        self._state = DesiredState(context.settings, form)
         self._families = [FamilyTables(self._state, backend) for backend in backends]
         self._timers = {
             family.backend.family: ResyncTimer(clock, **_intervals(context.settings))
@@ -81,8 +80,6 @@ class TableDataplane:
 
     def on_batch(self, batch: Batch, /) -> None:
         touched = self._state.apply(batch)
-        if touched.settings:
-            self._state.settings = self._adapt(self._state.settings)
         for family in self._families:
             if touched.settings:
                 family.backend.configure(self._state.settings)

@@ -34,7 +34,7 @@ Hashes = tuple[str, ...]
 #: Rules and hashes of what we place and what we append in one chain of the kernel's.
 HookWanted = tuple[tuple[Rule, ...], Hashes, tuple[Rule, ...], Hashes]
 _NO_HOOK: HookWanted = ((), (), (), ())
-_CLOSABLE = frozenset({"policy", "profile", "workload"})
+_CLOSABLE = frozenset({"policy", "profile", "workload", "list"})
 
 
 class FamilyTables:

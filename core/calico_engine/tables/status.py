@@ -13,8 +13,8 @@ from calico_engine.model.resource import ResourceKey
 from calico_engine.plugin.protocols import EndpointStatus
 from calico_engine.ruleset.names import is_interface_name
 from calico_engine.ruleset.state import DesiredState
-from calico_engine.tables.compiler import Part
 from calico_engine.tables.family import FamilyTables
+from calico_engine.tables.use_index import Part
 
 
 def table_errors(families: Iterable[FamilyTables]) -> dict[str, str]:

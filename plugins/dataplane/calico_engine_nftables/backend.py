@@ -1,0 +1,176 @@
+"""nftables as a TableBackend: one table of ours a family, by netlink, one transaction an apply."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from calico_engine.errors import KernelError, TransactionRefusedError
+from calico_engine.kernel.nfnetlink import TransactionSocket
+from calico_engine.plugin.protocols import NO_METRICS, MetricSink
+from calico_engine.ruleset.ir import ChainKey, Family, Layer, Rule
+from calico_engine.settings import FelixSettings
+from calico_engine.tables.backend import ActualTables, HookWrite, Limits, TableDelta
+from calico_engine.tables.single_table import chain_key
+from calico_engine_nftables import dump, messages
+from calico_engine_nftables.config import NftablesConfig
+from calico_engine_nftables.events import TableEvents
+from calico_engine_nftables.reading import actual_tables
+from calico_engine_nftables.text import table_text
+from calico_engine_nftables.transaction import Present, Writer, describe
+
+log = logging.getLogger(__name__)
+
+#: Tables of ours that other versions made.
+_OTHER_TABLES: tuple[str, ...] = ()
+_BLAMED = re.compile(r"(chain|set) (\S+)")
+
+
+class NftablesBackend:
+    """One family's table, in this process's network namespace."""
+
+    limits = Limits(chain_name_chars=127, has_verdict_maps=True, has_named_sets=True)
+
+    def __init__(self, family: Family, options: NftablesConfig, metrics: MetricSink = NO_METRICS) -> None:
+        self.family = family
+        self._table = options.table
+        self._metrics = metrics
+        self._writer = Writer(family, options.table, counters=options.rule_counters)
+        self._present = Present()
+        # The delta that each transaction was rendered from, until it is committed.
+        self._rendered: tuple[bytes, TableDelta] | None = None
+        self._socket = TransactionSocket()
+        self._events: TableEvents | None = None
+        self._changed: Callable[[str], None] | None = None
+
+    def configure(self, settings: FelixSettings, /) -> None:
+        """Settings are in the rules alone."""
+
+    # Pure
+
+    def hash_rules(self, chain: str, rules: Sequence[Rule], /) -> tuple[str, ...]:
+        return self._writer.hashes(chain, rules)
+
+    def hook_texts(self, write: HookWrite, /) -> tuple[str, ...]:
+        """A base chain is ours as a whole: none of its rules is ever deleted alone."""
+        return ("",) * (len(write.placed_hashes) + len(write.appended_hashes))
+
+    def render(self, delta: TableDelta, /) -> bytes:
+        transaction = b"".join(self._writer.render(delta, self._present))
+        self._rendered = transaction, delta
+        return transaction
+
+    def render_save(self, desired: TableDelta, /) -> str:
+        return table_text(self.family, self._table, desired)
+
+    def blame(self, error: KernelError, /) -> ChainKey | str | None:
+        found = _BLAMED.match(error.line)
+        if found is None:
+            return None
+        return chain_key(found[2]) if found[1] == "chain" else found[2]
+
+    # Effects
+
+    async def read_back(self) -> ActualTables:
+        if self._events is None and self._changed is not None:
+            # Before reading, so that no change falls between.
+            self._events = TableEvents(self.family, self._table, self._changed)
+            self._events.open()
+        self._metrics.count("felix_nft_list_calls")
+        try:
+            actual, self._present = await self._read()
+        except KernelError:
+            self._metrics.count("felix_nft_list_errors")
+            raise
+        return actual
+
+    async def _read(self) -> tuple[ActualTables, Present]:
+        family, table = self.family, self._table
+        (tables,) = await self._socket.dump(dump.tables_request(family))
+        if table not in dump.parse_tables(tables, family):
+            return ActualTables(), Present()
+        chains, rules, heads = await self._socket.dump(
+            dump.chains_request(family), dump.rules_request(family, table), dump.sets_request(family, table)
+        )
+        sets = dump.parse_sets(heads, family, table)
+        known = [head for head in sets if head.shape is not None]
+        answers = await self._socket.dump(
+            *(dump.elements_request(family, table, head.name) for head in known)
+        )
+        elements = dict(zip((head.name for head in known), answers, strict=True))
+        return await asyncio.to_thread(self._understand, chains, rules, sets, elements)
+
+    def _understand(
+        self, chains: bytes, rules: bytes, sets: Sequence[dump.ActualSetHead], elements: Mapping[str, bytes]
+    ) -> tuple[ActualTables, Present]:
+        family, table = self.family, self._table
+        return actual_tables(
+            dump.parse_chains(chains, family, table),
+            dump.parse_rules(rules, family, table),
+            {
+                head.name: dump.parse_elements(elements.get(head.name, b""), family, head.shape)
+                for head in sets
+            },
+        )
+
+    async def commit(self, transaction: bytes, /) -> None:
+        rendered, self._rendered = self._rendered, None
+        await self._commit(transaction)
+        if rendered is not None and rendered[0] is transaction:
+            self._present.note(rendered[1])
+
+    async def _commit(self, transaction: bytes) -> None:
+        self._socket.open()
+        if self._events is not None:
+            self._events.ignore_port(self._socket.port)
+        self._metrics.count("felix_nft_calls")
+        try:
+            await self._socket.commit(transaction)
+        except TransactionRefusedError as error:
+            self._metrics.count("felix_nft_errors")
+            raise KernelError(
+                error.command, error.reason, errno=error.errno, line=describe(transaction, error.index)
+            ) from error
+        except KernelError:
+            self._metrics.count("felix_nft_errors")
+            raise
+
+    def watch(self, changed: Callable[[str], None], /) -> None:
+        self._changed = changed
+
+    def measure(self, chains: Mapping[Layer, int], rules: Mapping[Layer, int], /) -> None:
+        labels = {"ip_version": str(self.family)}
+        self._metrics.gauge("felix_nft_chains", sum(chains.values()), labels)
+        self._metrics.gauge("felix_nft_rules", sum(rules.values()), labels)
+        self._metrics.gauge("felix_nft_sets", len(self._present.sets), labels)
+
+    async def clean_leftovers(self) -> int:
+        return await self._delete_tables(_OTHER_TABLES)
+
+    async def clean(self) -> int:
+        """Remove our table, and those of other versions, with all that is in them."""
+        return await self._delete_tables((self._table, *_OTHER_TABLES))
+
+    async def _delete_tables(self, names: Sequence[str]) -> int:
+        """Delete tables; return how many chains and sets were in them."""
+        if not names:
+            return 0
+        family, count = self.family, 0
+        tables, chains = await self._socket.dump(dump.tables_request(family), dump.chains_request(family))
+        there = [name for name in dump.parse_tables(tables, family) if name in names]
+        for name in there:
+            (sets,) = await self._socket.dump(dump.sets_request(family, name))
+            count += 1 + len(dump.parse_chains(chains, family, name))
+            count += len(dump.parse_sets(sets, family, name))
+        await self._commit(b"".join(messages.delete_table(family, name) for name in there))
+        if self._table in there:
+            self._present = Present()
+        return count
+
+    def close(self) -> None:
+        self._socket.close()
+        if self._events is not None:
+            self._events.close()
+            self._events = None

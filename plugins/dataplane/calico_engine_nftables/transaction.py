@@ -1,0 +1,205 @@
+"""A delta as one transaction: the messages that change a table, in an order that the kernel takes.
+
+Pure. Names come before what leads to them, and what leads somewhere goes before the name does. What is believed to be
+absent is made with NLM_F_EXCL, so that rules are never added to a chain that somebody else made meanwhile; a chain
+that is believed to be there is emptied by its name, which fails when it is gone. Both failures lead to a read-back.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+import sys
+from collections.abc import Collection, Iterator, Sequence
+
+import msgspec
+
+from calico_engine.ruleset.ir import ChainKey, Family, Hook, Layer, Rule
+from calico_engine.ruleset.names import safe_text
+from calico_engine.tables.backend import HookWrite, SetWrite, TableDelta
+from calico_engine.tables.single_table import COMMENT_MAX_CHARS, chain_name, origin_text
+from calico_engine_nftables import messages
+from calico_engine_nftables.elements import encode_deletions, encode_elements
+from calico_engine_nftables.expressions import rule_bytes
+from calico_engine_nftables.wire import (
+    HEADER_BYTES,
+    NLM_F_EXCL,
+    Kind,
+    read_attributes,
+    read_comment,
+    read_text,
+)
+
+HASH_PREFIX = "cali:"
+HASH_CHARS = 16
+TABLE_NOTE = "calico-engine; changes by others are undone"
+_FLAGS = struct.Struct("=H")
+_FLAGS_OFFSET = 6
+
+
+class Present(msgspec.Struct):
+    """Names in the kernel's table, as last read and written. `alien`: chains of another kind than ours have."""
+
+    chains: set[str] = msgspec.field(default_factory=set)
+    alien: set[str] = msgspec.field(default_factory=set)
+    sets: set[str] = msgspec.field(default_factory=set)
+
+    def note(self, delta: TableDelta) -> None:
+        """Note that a transaction made from this has happened."""
+        for write in delta.chains:
+            self.chains.add(chain_name(write.key))
+        for hook in delta.hooks:
+            name = chain_name(hook.key)
+            (self.chains.add if hook.placed_hashes or hook.appended_hashes else self.chains.discard)(name)
+        self.chains.difference_update(chain_name(key) for key in delta.deletions)
+        self.alien -= {chain_name(write.key) for write in delta.chains}
+        self.alien -= {chain_name(hook.key) for hook in delta.hooks}
+        self.alien &= self.chains
+        self.sets.update(change.name for change in delta.sets)
+        self.sets.difference_update(delta.set_deletions)
+
+
+class Writer:
+    """Spells deltas for one table. Which rules of the kernel's a rule of ours takes is worked out once."""
+
+    def __init__(self, family: Family, table: str, *, counters: bool) -> None:
+        self._family = family
+        self._table = table
+        self._counters = counters
+
+    def hashes(self, chain: str, rules: Sequence[Rule]) -> tuple[str, ...]:
+        """Return one hash a rule of the kernel's. What a chain's layer adds to names does not count."""
+        digest = hashlib.sha224(chain.encode()).digest()
+        found = []
+        for rule in rules:
+            why = _why(rule)
+            for spelled in self._spell(rule, ChainKey(Layer.FILTER, chain)):
+                digest = hashlib.sha224(digest + spelled + why.encode()).digest()
+                found.append(base64.urlsafe_b64encode(digest).decode()[:HASH_CHARS])
+        return tuple(found)
+
+    def _spell(self, rule: Rule, key: ChainKey) -> tuple[bytes, ...]:
+        return rule_bytes(rule, key, self._family, counter=self._counters)
+
+    def render(self, delta: TableDelta, present: Present) -> list[bytes]:
+        """Return the messages of a transaction, without its begin and end."""
+        return list(self._messages(delta, present))
+
+    def _messages(self, delta: TableDelta, present: Present) -> Iterator[bytes]:
+        family, table = self._family, self._table
+        yield messages.new_table(family, table, note=TABLE_NOTE)
+        for write in delta.chains:
+            yield from self._prepare(chain_name(write.key), present)
+        for hook in delta.hooks:
+            yield from self._prepare_hook(hook, present)
+        # What looked into a set that is made afresh is empty by now.
+        for change in delta.sets:
+            yield from self._set(change, present)
+        for change in delta.sets:
+            yield from self._elements(change)
+        for write in delta.chains:
+            yield from self._rules(write.key, write.rules, write.hashes)
+        for hook in delta.hooks:
+            rules = (*hook.placed, *hook.appended)
+            yield from self._rules(hook.key, rules, (*hook.placed_hashes, *hook.appended_hashes))
+        yield from self._deletions(delta.deletions, delta.set_deletions)
+
+    def _prepare(self, name: str, present: Present) -> Iterator[bytes]:
+        """Have an empty chain."""
+        if name in present.alien:
+            yield messages.flush_chain(self._family, self._table, name)
+            yield messages.delete_chain(self._family, self._table, name)
+        elif name in present.chains:
+            yield messages.flush_chain(self._family, self._table, name)
+            return
+        yield _exclusive(messages.new_chain(self._family, self._table, name))
+
+    def _prepare_hook(self, hook: HookWrite, present: Present) -> Iterator[bytes]:
+        """Have an empty base chain, or none where there are no rules for it."""
+        name = chain_name(hook.key)
+        wanted = bool(hook.placed_hashes or hook.appended_hashes)
+        if name in present.chains:
+            yield messages.flush_chain(self._family, self._table, name)
+            if wanted and name not in present.alien:
+                return
+            yield messages.delete_chain(self._family, self._table, name)
+        if wanted:
+            layer, kernel_hook = hook.key.layer, Hook(hook.key.name)
+            yield _exclusive(messages.new_base_chain(self._family, self._table, name, layer, kernel_hook))
+
+    def _set(self, change: SetWrite, present: Present) -> Iterator[bytes]:
+        if not change.create:
+            return
+        if change.name in present.sets:
+            yield from self._delete_set(change.name)
+        made = messages.new_set(self._family, self._table, change.name, change.shape, note=change.comment)
+        yield _exclusive(made)
+
+    def _elements(self, change: SetWrite) -> Iterator[bytes]:
+        family, table = self._family, self._table
+        if change.removed:
+            yield from encode_deletions(family, table, change.name, change.shape, change.removed)
+        if change.added:
+            yield from encode_elements(family, table, change.name, change.shape, change.added)
+
+    def _rules(self, key: ChainKey, rules: Sequence[Rule], hashes: Sequence[str]) -> Iterator[bytes]:
+        name = chain_name(key)
+        left = iter(hashes)
+        for rule in rules:
+            why = _why(rule)
+            for spelled in self._spell(rule, key):
+                note = f"{HASH_PREFIX}{next(left)}{'; ' if why else ''}{why}"
+                yield messages.new_rule(self._family, self._table, name, spelled, note=note)
+
+    def _deletions(self, chains: Collection[ChainKey], sets: Collection[str]) -> Iterator[bytes]:
+        """Delete chains and sets that lead to each other and that nothing else leads to."""
+        names = [chain_name(key) for key in chains]
+        for name in names:
+            yield messages.flush_chain(self._family, self._table, name)
+        for name in sets:
+            yield from self._delete_set(name)
+        for name in names:
+            yield messages.delete_chain(self._family, self._table, name)
+
+    def _delete_set(self, name: str) -> Iterator[bytes]:
+        # Before 6.4 the verdicts of a deleted map hold their chains until the transaction is over.
+        yield messages.flush_set(self._family, self._table, name)
+        yield messages.delete_set(self._family, self._table, name)
+
+
+def _why(rule: Rule) -> str:
+    """Return why a rule exists, in as many characters as a comment has beside the hash."""
+    text = ", ".join(part for part in (origin_text(rule.origin), *rule.comments) if part)
+    return safe_text(text, COMMENT_MAX_CHARS - len(HASH_PREFIX) - HASH_CHARS)
+
+
+def _exclusive(message: bytes) -> bytes:
+    """Return a message that is refused when what it makes is there."""
+    (flags,) = _FLAGS.unpack_from(message, _FLAGS_OFFSET)
+    return message[:_FLAGS_OFFSET] + _FLAGS.pack(flags | NLM_F_EXCL) + message[_FLAGS_OFFSET + 2 :]
+
+
+def describe(transaction: bytes, index: int) -> str:
+    """Return `chain NAME: comment` or `set NAME` for the message of a transaction that the kernel refused, else ""."""
+    at = 0
+    for _ in range(index):
+        at += _padded_length(transaction, at)
+    if index < 0 or at >= len(transaction):
+        return ""
+    kind = int.from_bytes(transaction[at + 4 : at + 6], sys.byteorder) & 0xFF
+    attributes = dict(read_attributes(transaction[at + HEADER_BYTES : at + _padded_length(transaction, at)]))
+    match kind:
+        case Kind.NEWRULE | Kind.DELRULE:
+            note = read_comment(attributes.get(messages.RULE_USERDATA, b""))
+            return f"chain {read_text(attributes[messages.RULE_CHAIN])}{': ' if note else ''}{note}"
+        case Kind.NEWCHAIN | Kind.DELCHAIN:
+            return f"chain {read_text(attributes[messages.CHAIN_NAME])}"
+        case Kind.NEWSET | Kind.DELSET | Kind.NEWSETELEM | Kind.DELSETELEM:
+            return f"set {read_text(attributes[messages.SET_NAME])}"
+        case _:
+            return ""
+
+
+def _padded_length(transaction: bytes, at: int) -> int:
+    return (int.from_bytes(transaction[at : at + 4], sys.byteorder) + 3) & ~3
