@@ -1,4 +1,8 @@
-"""A node with pods behind veths, programmed by the dataplane plugins alone; packets are sent by Python sockets."""
+"""A node with pods behind veths, programmed by the dataplane plugins alone; packets are sent by Python sockets.
+
+What programs it is a `variant`: ipset with iptables-legacy or iptables-nft, or nftables with verdicts from maps or
+rule by rule.
+"""
 
 import asyncio
 import contextlib
@@ -11,11 +15,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from calico_engine_nftables.plugin import make_dataplane as make_nftables
 
 from calico_engine.kernel.namespaces import NetworkNamespace
 from calico_engine.messages import (
     ActivePolicyUpdate,
     ActiveRule,
+    Batch,
     InterfaceUpdate,
     Message,
     TierPolicies,
@@ -23,10 +29,16 @@ from calico_engine.messages import (
 )
 from calico_engine.model.policy import Action
 from calico_engine.model.resource import ResourceKey
-from calico_engine.plugin.protocols import ApplyResult, Dataplane, PluginContext
+from calico_engine.plugin.protocols import ApplyResult, Change, Dataplane, PluginContext
+from calico_engine.ruleset.state import PolicyForm
 from calico_engine.settings import FelixSettings
 from calico_engine_ipset.plugin import IpsetDataplane
-from calico_engine_iptables.plugin import make_dataplane
+from calico_engine_iptables.plugin import make_dataplane as make_iptables
+from calico_engine_nftables.config import NftablesConfig
+
+#: The variants that are nftables, and the form of each.
+NFTABLES = {"nftables": PolicyForm.CLASSIFIED, "nftables-linear": PolicyForm.LINEAR}
+EVERY_VARIANT = ("legacy", "nft", *NFTABLES)
 
 _ECHO = {4: (8, 0, socket.IPPROTO_ICMP), 6: (128, 129, socket.IPPROTO_ICMPV6)}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -88,21 +100,48 @@ def make_rule(action: Action = Action.ALLOW, **fields: Any) -> ActiveRule:
     return ActiveRule(action=action, **fields)
 
 
+class NoSets:
+    """Stands where a variant has no dataplane for sets alone."""
+
+    def on_batch(self, batch: Batch, /) -> None: ...
+
+    def invalidate(self, reason: str, /) -> None: ...
+
+    async def apply(self) -> ApplyResult:
+        return ApplyResult(plugin="no sets")
+
+    async def prune(self) -> ApplyResult:
+        return ApplyResult(plugin="no sets")
+
+    async def plan(self) -> Sequence[Change]:
+        return ()
+
+    def render(self) -> str:
+        return ""
+
+    async def cleanup(self) -> int:
+        return 0
+
+    async def close(self) -> None: ...
+
+
 class Rig:
-    """One node's namespace, its pods and the two dataplanes in the order of a profile."""
+    """One node's namespace, its pods and the dataplanes in the order of a profile: `ipset`, then `rules`."""
 
     policy = staticmethod(make_policy)
     rule = staticmethod(make_rule)
 
-    def __init__(self, node: Any, settings: FelixSettings, lock_file: Path) -> None:
+    def __init__(self, node: Any, variant: str, settings: FelixSettings, lock_file: Path) -> None:
         self.node = node
         self.settings = msgspec.structs.replace(settings, iptables_lock_file_path=str(lock_file))
-        self.variant = settings.iptables_backend
+        if variant not in NFTABLES:
+            self.settings = msgspec.structs.replace(self.settings, iptables_backend=variant)
+        self.variant = variant
         self.pods: dict[str, Pod] = {}
         self.outside: Pod | None = None
         self.as_host: Pod
         self.ipset: Dataplane
-        self.iptables: Dataplane
+        self.rules: Any
         self.requests: list[str] = []
         self.make_dataplanes()
 
@@ -111,27 +150,31 @@ class Rig:
             name=name,
             node="node-1",
             settings=self.settings,
-            options={},
+            options=NftablesConfig(form=NFTABLES[self.variant]) if name == "nftables" else {},
             request_apply=self.requests.append,
             notify=self.node.notifications.append,
         )
 
     def make_dataplanes(self) -> None:
-        """Make both anew, as an engine that starts without memory does."""
-        self.ipset = IpsetDataplane(self.context("ipset"))
-        self.iptables = make_dataplane(self.context("iptables"))
+        """Make all anew, as an engine that starts without memory does."""
+        if self.variant in NFTABLES:
+            self.ipset = NoSets()
+            self.rules = make_nftables(self.context("nftables"))
+        else:
+            self.ipset = IpsetDataplane(self.context("ipset"))
+            self.rules = make_iptables(self.context("iptables"))
 
     def hear(self, *messages: Message, in_sync: bool = True) -> None:
         batch = msgspec.structs.replace(self.node.batch(*messages), in_sync=in_sync)
         self.ipset.on_batch(batch)
-        self.iptables.on_batch(batch)
+        self.rules.on_batch(batch)
 
     async def settle(self, *messages: Message) -> list[ApplyResult]:
         """Take messages in and do what the engine does after a batch."""
         if messages:
             self.hear(*messages)
-        results = [await self.ipset.apply(), await self.iptables.apply()]
-        return [*results, await self.iptables.prune(), await self.ipset.prune()]
+        results = [await self.ipset.apply(), await self.rules.apply()]
+        return [*results, await self.rules.prune(), await self.ipset.prune()]
 
     async def writes(self, *messages: Message) -> int:
         return sum(result.writes for result in await self.settle(*messages))
@@ -143,7 +186,7 @@ class Rig:
             try:
                 await scenario()
             finally:
-                await self.iptables.close()
+                await self.rules.close()
                 await self.ipset.close()
 
         self.node.namespace.run(lambda: asyncio.run(main()))
@@ -151,6 +194,8 @@ class Rig:
     # What is there, as the tools see it
 
     def save(self, version: int = 4, *arguments: str) -> str:
+        if self.variant in NFTABLES:
+            return str(self.node.sh("nft", "--stateless", "list", "ruleset", "ip6" if version == 6 else "ip"))
         tool = "ip6tables" if version == 6 else "iptables"
         return str(self.node.sh(f"{tool}-{self.variant}-save", *arguments))
 
@@ -350,7 +395,7 @@ def make_rig(node: Any, variant: str, tmp_path: Path) -> Iterator[Callable[..., 
     rigs: list[Rig] = []
 
     def make(**settings: Any) -> Rig:
-        rigs.append(Rig(node, FelixSettings(iptables_backend=variant, **settings), tmp_path / "xtables.lock"))
+        rigs.append(Rig(node, variant, FelixSettings(**settings), tmp_path / "xtables.lock"))
         return rigs[-1]
 
     yield make

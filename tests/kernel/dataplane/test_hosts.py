@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from tests.kernel.dataplane.conftest import EVERY_VARIANT
 
 from calico_engine.messages import (
     HostEndpointRemove,
@@ -18,10 +19,13 @@ from calico_engine.model.resource import ResourceKey
 from calico_engine.plugin.protocols import EndpointStatus
 from calico_engine.settings import EndpointToHostAction
 
-pytestmark = pytest.mark.kernel(
-    tools=("iptables-legacy", "iptables-nft", "ipset", "conntrack"),
-    features=("veth", "ipset", "iptables-legacy", "iptables-nft"),
-)
+pytestmark = [
+    pytest.mark.kernel(
+        tools=("iptables-legacy", "iptables-nft", "ipset", "nft", "conntrack"),
+        features=("veth", "ipset", "iptables-legacy", "iptables-nft"),
+    ),
+    pytest.mark.parametrize("variant", EVERY_VARIANT, indirect=True),
+]
 
 VERSIONS = (4, 6)
 ETH0 = InterfaceUpdate(name="eth0", index=2, up=True, addresses=frozenset({"192.0.2.1", "fd02::1"}))

@@ -138,7 +138,7 @@ def test_kill_opens_nothing_and_leaves_nothing(rig: Any) -> None:
         worlds = make_worlds(rig, web, client)
         await rig.settle(*worlds[0])
         rules, sets = saved(rig), rig.sets()
-        await rig.iptables.close()
+        await rig.rules.close()
         payload = pickle.dumps((rig.settings, worlds))
         prober = Prober(client, web)
         pauses = random.Random(20261121)
@@ -147,7 +147,7 @@ def test_kill_opens_nothing_and_leaves_nothing(rig: Any) -> None:
             churn_and_kill(payload, pauses.uniform(0.02, 0.3), prober)
             rig.make_dataplanes()
             await rig.settle(*worlds[0])
-            await rig.iptables.close()
+            await rig.rules.close()
             assert (saved(rig), rig.sets()) == (rules, sets)
 
         prober.probe()

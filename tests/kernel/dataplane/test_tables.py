@@ -67,11 +67,11 @@ def test_second_apply_writes_nothing(rig: Any) -> None:
         before = saved(rig)
 
         again = await rig.writes()
-        rig.iptables.invalidate("test")
+        rig.rules.invalidate("test")
         rig.ipset.invalidate("test")
         after_read_back = await rig.writes()
 
-        assert (again, after_read_back, await rig.iptables.plan(), await rig.ipset.plan()) == (0, 0, [], [])
+        assert (again, after_read_back, await rig.rules.plan(), await rig.ipset.plan()) == (0, 0, [], [])
         assert saved(rig) == before
         assert "cali-tw-caliweb" in "\n".join(before[4])
         assert "cali-tw-caliweb" in "\n".join(before[6])
@@ -84,7 +84,7 @@ def test_restart_without_memory_recognises_everything(rig: Any) -> None:
         messages = one_endpoint(rig)
         await rig.settle(*messages)
         before = saved(rig)
-        await rig.iptables.close()
+        await rig.rules.close()
 
         rig.make_dataplanes()
         writes = await rig.writes(*messages)
@@ -100,7 +100,7 @@ def test_what_is_not_wanted_after_a_restart_is_removed(rig: Any) -> None:
     async def scenario() -> None:
         await rig.settle(*one_endpoint(rig), *one_endpoint(rig, "old", rig.rule(src_sets=("s:gone",))))
         await rig.settle(IPSetUpdate(set_id="s:gone", kind=SetKind.NET, members=frozenset({"10.0.0.9"})))
-        await rig.iptables.close()
+        await rig.rules.close()
 
         rig.make_dataplanes()
         await rig.settle(*one_endpoint(rig))
@@ -117,7 +117,7 @@ def test_rendered_state_is_what_the_tool_then_prints(rig: Any) -> None:
     async def scenario() -> None:
         await rig.settle(*one_endpoint(rig))
 
-        rendered = rig.iptables.render()
+        rendered = rig.rules.render()
 
         four, six = rendered.split("# ip6tables-save\n")
         for version, text in ((4, four), (6, six)):
@@ -166,7 +166,7 @@ def test_foreign_rules_survive_and_ours_come_first(rig: Any) -> None:
         await rig.settle(*one_endpoint(rig))
         rig.tables(4, "-I FORWARD -s 192.0.2.2/32 -j ACCEPT")
 
-        rig.iptables.invalidate("test")
+        rig.rules.invalidate("test")
         await rig.settle()
 
         forward = [line for line in saved(rig)[4] if line.startswith("-A FORWARD")]
@@ -193,7 +193,7 @@ def test_append_mode_puts_ours_last(make_rig: Any) -> None:
         forward = [line for line in saved(rig)[4] if line.startswith("-A FORWARD")]
         assert forward[0] == FOREIGN
         assert all("cali:" in line for line in forward[1:])
-        rig.iptables.invalidate("test")
+        rig.rules.invalidate("test")
         assert await rig.writes() == 0
 
     rig.run(scenario)
@@ -216,7 +216,7 @@ def test_damage_by_others_is_mended_at_the_next_look(rig: Any, damage: str) -> N
                 rig.tables(4, "-I cali-FORWARD -j ACCEPT")
         assert saved(rig) != before
 
-        rig.iptables.invalidate("refresh")
+        rig.rules.invalidate("refresh")
         writes = await rig.writes()
 
         assert writes > 0
@@ -299,7 +299,7 @@ def test_chain_the_kernel_refuses_is_closed_and_told_of(rig: Any) -> None:
             rig.endpoint("b").update([good.policy]),
         )
 
-        result = await rig.iptables.apply()  # without the sets
+        result = await rig.rules.apply()  # without the sets
 
         chain = [line for line in saved(rig)[4] if line.startswith("-A cali-pi-gnp/bad ")]
         assert len(chain) == 1
@@ -311,7 +311,7 @@ def test_chain_the_kernel_refuses_is_closed_and_told_of(rig: Any) -> None:
         }
         assert any("policy GlobalNetworkPolicy(bad)" in note.message for note in rig.node.notifications)
         await rig.settle()
-        rig.iptables.invalidate("refresh")
+        rig.rules.invalidate("refresh")
         results = await rig.settle()
         assert any("--match-set" in line for line in saved(rig)[4])
         assert results[1].endpoint_status[rig.endpoint("a").key] is EndpointStatus.UP
@@ -381,17 +381,17 @@ def test_cleanup_leaves_nothing_but_what_is_not_ours(rig: Any) -> None:
         for old in ("felix-FORWARD", "califw-x"):
             rig.tables(4, f"-N {old}")
         rig.tables(4, "-A FORWARD -j felix-FORWARD")
-        await rig.iptables.close()
+        await rig.rules.close()
 
         rig.make_dataplanes()
-        count = await rig.iptables.cleanup() + await rig.ipset.cleanup()
+        count = await rig.rules.cleanup() + await rig.ipset.cleanup()
 
         assert count > 20
         rules = [line for version in (4, 6) for line in saved(rig)[version] if line.startswith(("-A", ":"))]
         assert [line for line in rules if line.startswith("-A")] == [FOREIGN]
         assert not [line for line in rules if "cali" in line or "felix" in line]
         assert set(rig.sets()) == {"theirs"}
-        assert await rig.iptables.cleanup() + await rig.ipset.cleanup() == 0
+        assert await rig.rules.cleanup() + await rig.ipset.cleanup() == 0
 
     rig.run(scenario)
 
@@ -434,7 +434,7 @@ def test_hostile_names_reach_no_rule(rig: Any) -> None:
         # As many rules as for harmless names, all of them ours, none that accepts what it should not.
         assert len(rules) == harmless
         assert all("cali:" in line for line in rules)
-        rig.iptables.invalidate("test")
+        rig.rules.invalidate("test")
         assert await rig.writes() == 0
 
     async def rules_with_names(rig: Any, names: list[str]) -> list[str]:
@@ -448,7 +448,7 @@ def test_hostile_names_reach_no_rule(rig: Any) -> None:
             for i, name in enumerate(HOSTILE)
         ]
         await rig.settle(*policies, *profiles, endpoint, *strange)
-        await rig.iptables.close()
+        await rig.rules.close()
         return [line for version in (4, 6) for line in saved(rig)[version] if line.startswith("-A")]
 
     rig.run(scenario)
@@ -460,7 +460,7 @@ def test_change_of_variant_leaves_nothing_behind(make_rig: Any, variant: str) ->
     async def scenario() -> None:
         await rig.settle(*one_endpoint(rig))
         before = saved(rig)
-        await rig.iptables.close()
+        await rig.rules.close()
         other = {"legacy": "nft", "nft": "legacy"}[variant]
         rig.settings = msgspec.structs.replace(rig.settings, iptables_backend=other)
 

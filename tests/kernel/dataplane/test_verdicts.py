@@ -1,8 +1,9 @@
-"""Packets through a node that only the ipset and iptables plugins programmed: what policy says is what happens."""
+"""Packets through a node that only the dataplane plugins programmed: what policy says is what happens."""
 
 from typing import Any
 
 import pytest
+from tests.kernel.dataplane.conftest import EVERY_VARIANT
 
 from calico_engine.messages import (
     ActivePolicyRemove,
@@ -18,10 +19,13 @@ from calico_engine.messages import (
 from calico_engine.model.policy import Action
 from calico_engine.plugin.protocols import EndpointStatus
 
-pytestmark = pytest.mark.kernel(
-    tools=("iptables-legacy", "iptables-nft", "ipset"),
-    features=("veth", "ipset", "iptables-legacy", "iptables-nft"),
-)
+pytestmark = [
+    pytest.mark.kernel(
+        tools=("iptables-legacy", "iptables-nft", "ipset", "nft"),
+        features=("veth", "ipset", "iptables-legacy", "iptables-nft"),
+    ),
+    pytest.mark.parametrize("variant", EVERY_VARIANT, indirect=True),
+]
 
 VERSIONS = (4, 6)
 ICMP = {4: 1, 6: 58}
@@ -285,7 +289,7 @@ def test_nothing_is_open_while_a_batch_is_programmed_in_pieces(rig: Any) -> None
 
         await rig.ipset.apply()
         after_sets = [rig.tcp(client, web, version, 80) for version in VERSIONS]
-        await rig.iptables.apply()
+        await rig.rules.apply()
         after_rules = [rig.tcp(client, web, version, 80) for version in VERSIONS]
 
         assert (after_sets, after_rules) == ([False, False], [False, False])
