@@ -1,48 +1,55 @@
 """Compile what changed: from the desired state of a node to the chains of one family, object by object.
 
 Pure. The result is a function of the state alone, equal to compiling the whole of it at once; only the work is
-proportional to what changed. Chains of policy groups are shared: a chain stays as long as one object makes it.
+proportional to what changed. Chains of policy groups are shared: a chain stays as long as one object makes it. In the
+native layout workloads have no chains of their own but share those of their lists (tables.lists).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
 from calico_engine.errors import CalicoEngineError
 from calico_engine.messages import (
     ActivePolicyUpdate,
     ActiveProfileUpdate,
+    ActiveRule,
     HostEndpointUpdate,
     TierPolicies,
     WorkloadEndpointUpdate,
 )
 from calico_engine.model.resource import ResourceKey
+from calico_engine.ruleset import names
+from calico_engine.ruleset.classify import Classifier
 from calico_engine.ruleset.compile_dispatch import compile_host_dispatch, compile_workload_dispatch
 from calico_engine.ruleset.compile_endpoint import compile_workload
 from calico_engine.ruleset.compile_host import compile_host, resolve_host_endpoints
+from calico_engine.ruleset.compile_list import CLOSED, compile_list_dispatch, endpoint_lists
 from calico_engine.ruleset.compile_nat import (
     compile_cidr_block,
     compile_floating_ips,
     compile_nat_outgoing,
     compile_rpf_skip,
 )
-from calico_engine.ruleset.compile_policy import compile_policy, compile_profile
+from calico_engine.ruleset.compile_policy import INGRESS, compile_policy, compile_profile
 from calico_engine.ruleset.compile_sets import find_tunnels, masquerades
 from calico_engine.ruleset.compile_static import StaticRules, compile_static
 from calico_engine.ruleset.ir import ChainKey, Drop, Family, Layer, Origin, Rule
 from calico_engine.ruleset.lower import lower_chains, lower_rules
-from calico_engine.ruleset.names import is_interface_name
 from calico_engine.ruleset.state import DesiredState, Touched
+from calico_engine.ruleset.static_native import Needs, find_needs
 from calico_engine.ruleset.verify import verify_chain
+from calico_engine.settings import Layout
+from calico_engine.tables.claims import InterfaceClaims
+from calico_engine.tables.lists import PolicyLists
 from calico_engine.tables.missing_sets import all_sets, close_rules
+from calico_engine.tables.use_index import Part, UseIndex
 
 log = logging.getLogger(__name__)
 
 Chains = Mapping[ChainKey, tuple[Rule, ...]]
-#: What chains are made from: a kind of object, and its key where there is more than one.
-Part = tuple[str, ResourceKey | str | None]
 
 STATIC: Part = ("static", None)
 DISPATCH: Part = ("workload-dispatch", None)
@@ -50,8 +57,8 @@ HOST_DISPATCH: Part = ("host-dispatch", None)
 NAT_OUTGOING: Part = ("nat-outgoing", None)
 FLOATING_IPS: Part = ("floating-ips", None)
 RPF_SKIP: Part = ("rpf-skip", None)
+FIXED_SETS: Part = ("fixed-sets", None)
 
-_K = TypeVar("_K", ResourceKey, str)
 _Rules = TypeVar("_Rules", ActivePolicyUpdate, ActiveProfileUpdate)
 
 
@@ -76,22 +83,36 @@ class RulesetCompiler:
         self._faulty: set[ChainKey] = set()
         self._made: dict[Part, frozenset[ChainKey]] = {}
         self._makers: dict[ChainKey, set[Part]] = {}
-        self._claims: dict[str, set[ResourceKey]] = {}
-        self._interface_of: dict[ResourceKey, str] = {}
+        self._claims = InterfaceClaims()
         self._with_nats: set[ResourceKey] = set()
         self._with_spoofing: set[ResourceKey] = set()
-        self._policy_users: dict[ResourceKey, set[Part]] = {}
         self._policy_shape: dict[ResourceKey, tuple[str, bool, bool]] = {}
-        self._policies_used: dict[Part, frozenset[ResourceKey]] = {}
-        self._set_users: dict[str, set[Part]] = {}
-        self._sets_used: dict[Part, frozenset[str]] = {}
+        self._policy_uses: UseIndex[ResourceKey] = UseIndex()
+        self._profile_uses: UseIndex[str] = UseIndex()
+        self._set_uses: UseIndex[str] = UseIndex()
         self._missing: set[str] = set()
+        self._needs = Needs()
+        # Policies and profiles as compiled: with rules closed that look up a set which is not there.
+        self._closed_policies: dict[ResourceKey, ActivePolicyUpdate] = {}
+        self._closed_profiles: dict[str, ActiveProfileUpdate] = {}
+        native = state.settings.layout is Layout.NATIVE
+        self._lists = PolicyLists(state, family) if native else None
         self._mark_all()
 
     @property
     def is_current(self) -> bool:
         """Whether there is nothing left to compile."""
-        return not self._dirty
+        return not self._dirty and (self._lists is None or self._lists.is_current)
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """Verdict tables and identities, for the native layout; current when the compiler is."""
+        return self._lists.classifier if self._lists is not None else None
+
+    def ip_port_members(self, set_id: str) -> Collection[str]:
+        """Return the members, of both families, of a set of addresses and ports."""
+        known = self._state.sets.get(set_id)
+        return known.members if known is not None else ()
 
     @property
     def missing_sets(self) -> frozenset[str]:
@@ -105,11 +126,16 @@ class RulesetCompiler:
 
     def parts_using(self, policy: ResourceKey) -> frozenset[Part]:
         """Return the endpoints' parts that a policy applies to."""
-        return frozenset(self._policy_users.get(policy, ()))
+        return self._policy_uses.users(policy)
 
     def parts_using_set(self, set_id: str) -> frozenset[Part]:
         """Return the policies' and profiles' parts that look up a set."""
-        return frozenset(self._set_users.get(set_id, ()))
+        return self._set_uses.users(set_id)
+
+    def workloads_of_list(self, chain: str) -> frozenset[Part]:
+        """Return the workloads' parts that share a list, by the name of its chain."""
+        interfaces = self._lists.interfaces(chain) if self._lists is not None else ()
+        return frozenset(("workload", name) for name in interfaces)
 
     def makers(self, key: ChainKey) -> frozenset[Part]:
         """Return the parts that make a chain."""
@@ -125,7 +151,7 @@ class RulesetCompiler:
         """Mark dirty what depends on what a batch changed."""
         if touched.settings:
             self._mark_all()
-        self._touch_sets(touched.sets)
+        self._touch_sets(touched)
         for policy in touched.policies:
             self._touch_policy(policy)
         for profile in touched.profiles:
@@ -137,6 +163,8 @@ class RulesetCompiler:
         if touched.pools:
             self._mark(STATIC)
             self._mark(NAT_OUTGOING)
+        if self._lists is not None and (touched.pools or touched.nodes or touched.vteps):
+            self._mark(FIXED_SETS)
 
     def _mark(self, part: Part) -> None:
         self._dirty[part] = None
@@ -144,6 +172,10 @@ class RulesetCompiler:
     def _mark_all(self) -> None:
         for part in (STATIC, ("hosts", None), DISPATCH, HOST_DISPATCH, NAT_OUTGOING, FLOATING_IPS, RPF_SKIP):
             self._mark(part)
+        if self._lists is not None:
+            self._mark(FIXED_SETS)
+            for set_id in self._state.sets:
+                self._mark(("set", set_id))
         for part in list(self._made):
             self._mark(part)
         for policy in self._state.policies:
@@ -153,11 +185,14 @@ class RulesetCompiler:
         for workload in self._state.workloads:
             self._touch_workload(workload)
 
-    def _touch_sets(self, set_ids: Iterable[str]) -> None:
-        for set_id in set_ids:
-            users = self._set_users.get(set_id)
-            if users and self._is_available(set_id) is (set_id in self._missing):
-                for part in users:
+    def _touch_sets(self, touched: Touched) -> None:
+        if self._lists is not None:
+            self._lists.touch_sets(touched)
+        for set_id in touched.sets:
+            if self._lists is not None:
+                self._mark(("set", set_id))
+            if set_id in self._set_uses and self._is_available(set_id) is (set_id in self._missing):
+                for part in self._set_uses.users(set_id):
                     self._mark(part)
 
     def _touch_policy(self, policy: ResourceKey) -> None:
@@ -165,7 +200,7 @@ class RulesetCompiler:
         update = self._state.policies.get(policy)
         shape = (update.selector, update.untracked, update.pre_dnat) if update else None
         if shape != self._policy_shape.get(policy):
-            for part in self._policy_users.get(policy, ()):
+            for part in self._policy_uses.users(policy):
                 self._mark(part)
         if shape is None:
             self._policy_shape.pop(policy, None)
@@ -174,24 +209,13 @@ class RulesetCompiler:
 
     def _touch_workload(self, workload: ResourceKey) -> None:
         update = self._state.workloads.get(workload)
-        name = (
-            update.interface_name if update is not None and is_interface_name(update.interface_name) else ""
-        )
-        before = self._interface_of.pop(workload, "")
-        if before:
-            self._claims[before].discard(workload)
-            self._mark(("workload", before))
-        if name:
-            self._interface_of[workload] = name
-            self._claims.setdefault(name, set()).add(workload)
-            self._mark(("workload", name))
-        if before and not self._claims[before]:
-            del self._claims[before]
-            self._mark(DISPATCH)
-        if name and name != before:
+        before, name = self._claims.move(workload, update)
+        for interface in filter(None, (before, name)):
+            self._mark(("workload", interface))
+        if before != name:
             self._mark(DISPATCH)
         # Another endpoint of the same interface may govern it now.
-        rivals = self._claims.get(before, set()) | self._claims.get(name, set())
+        rivals = self._claims.claimants(before, name)
         self._note_special(workload, update, self._with_nats, FLOATING_IPS, rivals)
         self._note_special(workload, update, self._with_spoofing, RPF_SKIP, rivals)
 
@@ -218,6 +242,13 @@ class RulesetCompiler:
 
     def compile_next(self) -> bool:
         """Compile one dirty part; return False when there was none. Raises: ConfigError for settings that cannot be."""
+        lists = self._lists
+        if lists is not None and (lists.is_settling or not (self._dirty or lists.is_current)):
+            lists.step()
+            if lists.is_current:
+                for chain in lists.misspelt():
+                    self._mark(("list", chain))
+            return True
         if not self._dirty:
             return False
         # Newest last: parts marked while compiling (hosts mark each host) come after those that marked them.
@@ -235,7 +266,26 @@ class RulesetCompiler:
             problems.append(str(error))
         problems += self._replace(part, chains)
         self._note_problems(part, problems)
+        if lists is not None:
+            self._follow_up(part)
         return True
+
+    def _follow_up(self, part: Part) -> None:
+        """Mark what in the native layout depends on what was compiled."""
+        match part:
+            case ("policy", ResourceKey() as policy):
+                users = self._policy_uses.users(policy)
+            case ("profile", str() as profile):
+                users = self._profile_uses.users(profile)
+            case _:
+                users = frozenset()
+        for user in users:
+            if user[0] == "list":
+                self._mark(user)
+        needs = find_needs(self.chains)
+        if needs != self._needs:
+            self._needs = needs
+            self._mark(STATIC)
 
     def _note_problems(self, part: Part, problems: Iterable[str]) -> None:
         reason = "; ".join(problems)
@@ -250,18 +300,18 @@ class RulesetCompiler:
         match part:
             case ("policy", ResourceKey() as policy):
                 update = state.policies.get(policy)
-                return (
-                    compile_policy(self._closed(part, update), settings, self.family)
-                    if update
-                    else self._gone(part)
-                )
+                if update is None:
+                    self._closed_policies.pop(policy, None)
+                    return self._gone(part)
+                closed = self._closed_policies[policy] = self._closed(part, update)
+                return compile_policy(closed, settings, self.family)
             case ("profile", str() as profile):
                 rules = state.profiles.get(profile)
-                return (
-                    compile_profile(self._closed(part, rules), settings, self.family)
-                    if rules
-                    else self._gone(part)
-                )
+                if rules is None:
+                    self._closed_profiles.pop(profile, None)
+                    return self._gone(part)
+                closed_rules_ = self._closed_profiles[profile] = self._closed(part, rules)
+                return compile_profile(closed_rules_, settings, self.family)
             case ("workload", str() as name):
                 return self._compile_workload(part, name)
             case ("host", str() as name):
@@ -269,13 +319,20 @@ class RulesetCompiler:
             case ("hosts", _):
                 self._resolve_hosts()
                 return {}
+            case ("list", str() as chain):
+                return self._compile_list(part, chain)
+            case ("set", str() as set_id):
+                if self._lists is not None:
+                    self._lists.feed_set(set_id, available=self._is_available(set_id))
+                return {}
             case _:
                 return self._compile_shared(part)
 
     def _compile_shared(self, part: Part) -> Chains:
         state, settings, family = self._state, self._state.settings, self.family
         if part == STATIC:
-            static = compile_static(settings, family, find_tunnels(state, settings, family))
+            tunnels = find_tunnels(state, settings, family)
+            static = compile_static(settings, family, tunnels, self._needs)
             self.static = StaticRules(
                 static.chains,
                 {hook: lower_rules(rules, settings, family) for hook, rules in static.hooks.items()},
@@ -284,30 +341,75 @@ class RulesetCompiler:
             # Service CIDRs would be named here; no message carries them yet.
             return {**static.chains, **compile_cidr_block((), settings, family)}
         if part == DISPATCH:
-            return compile_workload_dispatch(sorted(self._claims), settings)
+            if self._lists is not None:
+                return compile_list_dispatch(self._lists.endpoints, settings)
+            return compile_workload_dispatch(self._claims.interfaces, settings)
+        if part == FIXED_SETS:
+            if self._lists is not None:
+                self._lists.feed_fixed_sets()
+            return {}
         if part == HOST_DISPATCH:
             return compile_host_dispatch(self.hosts, settings)
         if part == NAT_OUTGOING:
             return compile_nat_outgoing(settings, family, active=masquerades(state, family))
         specials = self._with_nats if part == FLOATING_IPS else self._with_spoofing
-        endpoints = [state.workloads[key] for key in sorted(specials) if self._governs(key)]
+        endpoints = [state.workloads[key] for key in sorted(specials) if self._claims.governs(key)]
         compile_ = compile_floating_ips if part == FLOATING_IPS else compile_rpf_skip
         return compile_(endpoints, settings, family)
 
-    def _governs(self, workload: ResourceKey) -> bool:
-        name = self._interface_of.get(workload)
-        return name is not None and min(self._claims[name]) == workload
-
     def _compile_workload(self, part: Part, name: str) -> Chains:
-        claims = self._claims.get(name)
-        if not claims:
+        governor = self._claims.governor(name)
+        if governor is None:
             self.workloads.pop(name, None)
+            if self._lists is not None:
+                self._assign_lists(name, None)
             return self._gone(part)
-        # Two endpoints may claim one interface for a moment; the choice must not depend on who came first.
-        update = self._state.workloads[min(claims)]
+        update = self._state.workloads[governor]
         self.workloads[name] = update
         self._use_policies(part, update.tiers)
+        if self._lists is not None:
+            self._assign_lists(name, update)
+            return {}
         return compile_workload(update, self._state.policies, self._state.settings, self.family)
+
+    def _assign_lists(self, name: str, update: WorkloadEndpointUpdate | None) -> None:
+        assert self._lists is not None
+        before = self._lists.endpoints.get(name)
+        for chain in self._lists.assign(name, endpoint_lists(update) if update is not None else None):
+            self._mark(("list", chain))
+        if self._lists.endpoints.get(name) != before:
+            self._mark(DISPATCH)
+
+    def _compile_list(self, part: Part, chain: str) -> Chains:
+        assert self._lists is not None
+        of = self._lists.find(chain)
+        if of is None:
+            self._lists.forget(chain)
+            self._profile_uses.note(part, ())
+            return self._gone(part)
+        self._use_policies(part, of.tiers)
+        self._profile_uses.note(part, of.profiles)
+        return self._lists.compile(of, self._policy_rules, self._profile_rules)
+
+    def _policy_rules(self, policy: ResourceKey, direction: str) -> tuple[ActiveRule, ...]:
+        """Return what a list may take for a policy's rules: what its chain is made of, or nothing that lets through."""
+        prefix = names.POLICY_INBOUND if direction == INGRESS else names.POLICY_OUTBOUND
+        key = ChainKey(Layer.FILTER, names.policy_chain(prefix, policy, self._state.settings.layout))
+        if key not in self.chains or key in self._faulty:
+            return CLOSED
+        update = self._closed_policies[policy]
+        return update.inbound if direction == INGRESS else update.outbound
+
+    def _profile_rules(self, profile: str, direction: str) -> tuple[ActiveRule, ...]:
+        """Return the same for a profile; one that does not exist allows nothing, and denies nothing either."""
+        prefix = names.PROFILE_INBOUND if direction == INGRESS else names.PROFILE_OUTBOUND
+        key = ChainKey(Layer.FILTER, names.profile_chain(prefix, profile))
+        if key in self._faulty:
+            return CLOSED
+        update = self._closed_profiles.get(profile)
+        if update is None or key not in self.chains:
+            return ()
+        return update.inbound if direction == INGRESS else update.outbound
 
     def _compile_host(self, part: Part, name: str) -> Chains:
         update = self.hosts.get(name)
@@ -333,22 +435,17 @@ class RulesetCompiler:
     # Dependencies
 
     def _gone(self, part: Part) -> Chains:
-        self._reindex(part, frozenset(), self._policies_used, self._policy_users)
-        for set_id in self._reindex(part, frozenset(), self._sets_used, self._set_users):
-            if set_id not in self._set_users:
-                self._missing.discard(set_id)
+        self._policy_uses.note(part, ())
+        self._missing -= self._set_uses.note(part, ())
         return {}
 
     def _use_policies(self, part: Part, tiers: Iterable[TierPolicies]) -> None:
-        used = frozenset(policy for tier in tiers for policy in (*tier.ingress, *tier.egress))
-        self._reindex(part, used, self._policies_used, self._policy_users)
+        self._policy_uses.note(part, (policy for tier in tiers for policy in (*tier.ingress, *tier.egress)))
 
     def _closed(self, part: Part, update: _Rules) -> _Rules:
         """Return the update with rules closed that look up a set which is not there."""
         used = all_sets(update)
-        for set_id in self._reindex(part, used, self._sets_used, self._set_users):
-            if set_id not in self._set_users:
-                self._missing.discard(set_id)
+        self._missing -= self._set_uses.note(part, used)
         missing = {set_id for set_id in used if not self._is_available(set_id)}
         self._missing.difference_update(used)
         self._missing.update(missing)
@@ -363,24 +460,6 @@ class RulesetCompiler:
             return True
         v6 = self.family is Family.V6
         return sum((":" in member.partition(",")[0]) is v6 for member in known.members) <= limit
-
-    @staticmethod
-    def _reindex(
-        part: Part, used: frozenset[_K], uses: dict[Part, frozenset[_K]], users: dict[_K, set[Part]]
-    ) -> frozenset[_K]:
-        """Note what a part uses now; return what it no longer uses."""
-        before = uses.get(part, frozenset())
-        for key in used - before:
-            users.setdefault(key, set()).add(part)
-        for key in before - used:
-            users[key].discard(part)
-            if not users[key]:
-                del users[key]
-        if used:
-            uses[part] = used
-        else:
-            uses.pop(part, None)
-        return before - used
 
     def _replace(self, part: Part, chains: Chains) -> list[str]:
         """Put a part's chains in the place of those it made before; return what is wrong with them."""

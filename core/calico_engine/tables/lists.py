@@ -84,6 +84,8 @@ class PolicyLists:
         if self._state.form is PolicyForm.CLASSIFIED:
             self.classifier.set_list(of.chain, policy_list(of, policy_rules, profile_rules, settings))
         levels, to_linear = self._spelt[of.chain] = self._spelling(of.chain)
+        # What has just been said of the list counts once it is classified, even if the table stays as it is.
+        self._seen.pop(of.chain, None)
         return compile_list(of, self._state.policies, settings, levels, to_linear=to_linear)
 
     def forget(self, chain: str) -> None:
@@ -119,7 +121,7 @@ class PolicyLists:
         found = []
         for chain, spelt in self._spelt.items():
             table = self.classifier.exact.get(chain)
-            if table is not self._seen.get(chain):
+            if chain not in self._seen or table is not self._seen[chain]:
                 self._seen[chain] = table
                 if self._spelling(chain) != spelt:
                     found.append(chain)

@@ -139,7 +139,7 @@ def table_rules(ruleset: Ruleset, layer: Layer) -> list[tuple[str, tuple[Rule, .
 
 
 @pytest.mark.parametrize("family", Family)
-@pytest.mark.parametrize("layout", (Layout.V2, Layout.V3))
+@pytest.mark.parametrize("layout", [Layout.V2, Layout.V3])
 @pytest.mark.parametrize(
     "variant",
     [

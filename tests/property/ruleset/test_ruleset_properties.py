@@ -252,7 +252,7 @@ hostile = st.text(
 WORD = re.compile(r'"[A-Za-z0-9_ @%+=:,./-]*"|[A-Za-z0-9_@%+=:,./!*-]+')
 
 
-@pytest.mark.parametrize("layout", (Layout.V2, Layout.V3))
+@pytest.mark.parametrize("layout", [Layout.V2, Layout.V3])
 @settings(max_examples=EXAMPLES // 2)
 @given(
     policy=hostile,
