@@ -33,6 +33,10 @@ int ce_diff_rows(const uint8_t *desired, size_t n_desired, const uint8_t *actual
 int ce_subtract_rows(const uint8_t *rows, size_t n_rows, const uint8_t *others, size_t n_others, size_t row_size,
                      uint8_t *left, size_t *n_left);
 
+/* Keep each row of a sorted buffer once, in place. n_left: 1 place.
+ * -EINVAL: row_size is 0, or the buffer is not sorted; -EOVERFLOW: its length does not fit size_t. */
+int ce_unique_rows(uint8_t *rows, size_t n_rows, size_t row_size, size_t *n_left);
+
 /* The longest prefix that covers an address, for each of n_addresses.
  * prefixes: n_prefixes rows of address_size + 1 bytes (network address, prefix length in bits),
  * sorted, host bits zero, none twice. addresses: n_addresses x address_size bytes.

@@ -1,4 +1,4 @@
-/* ce_subtract_rows: the rows of one sorted buffer that another does not have. */
+/* ce_subtract_rows: the rows of one sorted buffer that another does not have. ce_unique_rows: each of its rows once. */
 #include "ce_fastpath.h"
 
 #include <errno.h>
@@ -30,6 +30,29 @@ int ce_subtract_rows(const uint8_t *rows, size_t n_rows, const uint8_t *others, 
         if (other < n_others && memcmp(others + other * row_size, row, row_size) == 0)
             continue;
         memcpy(left + *n_left * row_size, row, row_size);
+        ++*n_left;
+    }
+    return 0;
+}
+
+int ce_unique_rows(uint8_t *rows, size_t n_rows, size_t row_size, size_t *n_left)
+{
+    *n_left = 0;
+    if (row_size == 0)
+        return -EINVAL;
+    if (ce_check_length(n_rows, row_size) != 0)
+        return -EOVERFLOW;
+    for (size_t i = 0; i < n_rows; i++) {
+        const uint8_t *row = rows + i * row_size;
+        uint8_t *last = *n_left > 0 ? rows + (*n_left - 1) * row_size : NULL;
+        int order = last != NULL ? memcmp(last, row, row_size) : -1;
+
+        if (order > 0)
+            return -EINVAL;
+        if (order == 0)
+            continue;
+        if (*n_left != i)
+            memcpy(rows + *n_left * row_size, row, row_size);
         ++*n_left;
     }
     return 0;

@@ -174,6 +174,11 @@ static void test_subtract_leaves_what_the_other_has_not(void)
                 CHECK(place < n_left && memcmp(left + place++ * row_size, row, row_size) == 0);
             }
             CHECK(place == n_left);
+            CHECK(ce_unique_rows(rows, n_rows, row_size, &n_left) == 0 && n_left >= place && n_left <= n_rows);
+            for (size_t i = 1; i < n_left; i++)
+                CHECK(memcmp(rows + (i - 1) * row_size, rows + i * row_size, row_size) < 0);
+            for (size_t i = 0; i < place; i++)
+                CHECK(find_key(rows, n_left, left + i * row_size, row_size, row_size) != NULL);
             free(left);
             free(others);
             free(rows);
@@ -184,9 +189,12 @@ static void test_subtract_leaves_what_the_other_has_not(void)
 static void test_subtract_refuses_what_it_cannot_do(void)
 {
     const uint8_t unsorted[2] = {2, 1};
-    uint8_t left[2];
+    uint8_t left[2] = {2, 1};
     size_t n_left;
 
+    CHECK(ce_unique_rows(left, 2, 1, &n_left) == -EINVAL);
+    CHECK(ce_unique_rows(left, 2, 0, &n_left) == -EINVAL);
+    CHECK(ce_unique_rows(left, SIZE_MAX, 2, &n_left) == -EOVERFLOW);
     CHECK(ce_subtract_rows(unsorted, 2, NULL, 0, 1, left, &n_left) == -EINVAL);
     CHECK(ce_subtract_rows(NULL, 0, unsorted, 2, 1, left, &n_left) == -EINVAL);
     CHECK(ce_subtract_rows(unsorted, 1, NULL, 0, 0, left, &n_left) == -EINVAL);

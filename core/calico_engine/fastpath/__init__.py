@@ -39,10 +39,17 @@ if _BACKEND == "native":
         pack_set_members,
         parse_set_dump,
         sort_rows,
+        sort_unique_rows,
         subtract_rows,
     )
 else:
-    from calico_engine.fastpath.pure import diff_rows, longest_prefix, sort_rows, subtract_rows
+    from calico_engine.fastpath.pure import (
+        diff_rows,
+        longest_prefix,
+        sort_rows,
+        sort_unique_rows,
+        subtract_rows,
+    )
     from calico_engine.fastpath.set_messages import encode_set_members, parse_set_dump
     from calico_engine.fastpath.set_text import pack_set_members
 
@@ -67,5 +74,6 @@ __all__ = [
     "set_messages",
     "set_text",
     "sort_rows",
+    "sort_unique_rows",
     "subtract_rows",
 ]

@@ -10,7 +10,7 @@ from calico_engine.fastpath import set_messages, set_text
 from calico_engine.fastpath.pure import check_address_size, check_key_size, check_rows
 from calico_engine.fastpath.set_messages import SET_ROW_SIZE
 
-_EINVAL = 22
+_EINVAL, _ENOSPC = 22, 28
 
 
 def sort_rows(rows: bytes, row_size: int) -> bytes:
@@ -20,6 +20,17 @@ def sort_rows(rows: bytes, row_size: int) -> bytes:
     scratch = bytearray(len(rows))
     _check(lib.ce_sort_rows(_view(ordered), _view(scratch), n_rows, row_size), "rows")
     return bytes(ordered)
+
+
+def sort_unique_rows(rows: bytes, row_size: int) -> bytes:
+    """Return the rows in ascending byte order, each once."""
+    n_rows = check_rows("rows", rows, row_size)
+    ordered = bytearray(rows)
+    scratch = bytearray(len(rows))
+    n_left = ffi.new("size_t *")
+    _check(lib.ce_sort_rows(_view(ordered), _view(scratch), n_rows, row_size), "rows")
+    _check(lib.ce_unique_rows(_view(ordered), n_rows, row_size, n_left), "rows")
+    return bytes(ordered) if n_left[0] == n_rows else bytes(ordered[: n_left[0] * row_size])
 
 
 def diff_rows(
@@ -112,18 +123,26 @@ def parse_set_dump(dump: bytes) -> bytes:
 
 
 def pack_set_members(text: bytes) -> bytes:
-    """Return the members, a newline between them, as rows in the order given; bits after a prefix are zero, as in the kernel.
+    """Return the members, a newline between them, as rows in their order; bits after a prefix are zero.
 
     Raises: ValueError naming the first that is no member.
     """
-    n_rows_max = text.count(b"\n") + 1
+    # An IPv4 address takes 8 bytes with its newline, and the shortest member of all 3.
+    code, rows, count, last = _pack(text, len(text) // 8 + 1)
+    if code == -_ENOSPC:
+        code, rows, count, last = _pack(text, len(text) // 3 + 1)
+    if code == -_EINVAL:
+        raise ValueError(set_text.bad_member(text[last:].partition(b"\n")[0]))
+    _check(code, "text")
+    return bytes(memoryview(rows)[: count * SET_ROW_SIZE])
+
+
+def _pack(text: bytes, n_rows_max: int) -> tuple[int, bytearray, int, int]:
+    """Return the code, the buffer, how many rows are in it and where the last member begins."""
     rows = bytearray(n_rows_max * SET_ROW_SIZE)
     counts = ffi.new("size_t[2]")
     code = lib.ce_pack_set_members(_view(text), len(text), _view(rows), n_rows_max, counts)
-    if code == -_EINVAL:
-        raise ValueError(set_text.bad_member(text[counts[1] :].partition(b"\n")[0]))
-    _check(code, "text")
-    return bytes(memoryview(rows)[: counts[0] * SET_ROW_SIZE])
+    return code, rows, counts[0], counts[1]
 
 
 def _view(buffer: bytes | bytearray) -> object:

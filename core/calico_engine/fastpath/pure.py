@@ -40,6 +40,12 @@ def sort_rows(rows: bytes, row_size: int) -> bytes:
     return b"".join(sorted(_split(rows, row_size)))
 
 
+def sort_unique_rows(rows: bytes, row_size: int) -> bytes:
+    """Return the rows in ascending byte order, each once."""
+    check_rows("rows", rows, row_size)
+    return b"".join(sorted(set(_split(rows, row_size))))
+
+
 def diff_rows(
     desired: bytes, actual: bytes, key_size: int, row_size: int
 ) -> tuple[Sequence[int], Sequence[int], Sequence[int]]:

@@ -26,7 +26,7 @@ def bad_member(member: bytes) -> str:
 
 
 def pack_set_members(text: bytes) -> bytes:
-    """Return the members, a newline between them, as rows in the order given; bits after a prefix are zero, as in the kernel.
+    """Return the members, a newline between them, as rows in their order; bits after a prefix are zero.
 
     Raises: ValueError naming the first that is no member.
     """

@@ -36,6 +36,9 @@ class DesiredSets:
         self.sets: dict[SetId, KernelSet] = {}
         self.dirty: set[SetId] = set()
         self.refused: dict[str, str] = {}
+        #: How many sets there are of a family, and whether one has gone since this was last set to False.
+        self.counts = dict.fromkeys(self.families, 0)
+        self.shrank = False
         self._state = DesiredState(context.settings)
         # What was said of a set and is not yet rows; an update, which says all, comes first.
         self._waiting: dict[str, list[IPSetUpdate | IPSetDelta]] = {}
@@ -72,7 +75,9 @@ class DesiredSets:
         self._waiting.pop(set_id, None)
         self.refused.pop(set_id, None)
         for family in self.families:
-            self.sets.pop((family, set_id), None)
+            if self.sets.pop((family, set_id), None) is not None:
+                self.counts[family] -= 1
+                self.shrank = True
             self.dirty.discard((family, set_id))
 
     async def settle(self) -> None:
@@ -115,6 +120,7 @@ class DesiredSets:
         found = self.sets.get((family, set_id))
         if found is None:
             found = self.sets[family, set_id] = KernelSet(kind, family)
+            self.counts[family] += 1
         return found
 
     def _want(self, set_id: str, kind: SetKind, members: PackedMembers) -> None:

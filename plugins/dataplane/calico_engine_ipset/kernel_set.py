@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
-from calico_engine.fastpath import SET_ROW_SIZE, subtract_rows
 from calico_engine.messages import SetKind
 from calico_engine.ruleset.ir import Family
 from calico_engine_ipset.packing import PackedMembers, special_rows
-from calico_engine_ipset.row_set import RowSet, count_rows, merged_rows, normal_rows, split_rows
+from calico_engine_ipset.row_set import RowSet, count_rows, left_rows, merged_rows, normal_rows, split_rows
 
 #: The kernel makes sets with this many buckets if not told otherwise; growing costs a wait for all readers.
 _MIN_HASHSIZE = 1024
@@ -54,9 +53,7 @@ def compare(desired: bytes, actual: bytes) -> Difference:
     """Compare two buffers of sorted rows."""
     if desired == actual:
         return Difference(desired, b"", b"")
-    return Difference(
-        desired, subtract_rows(desired, actual, SET_ROW_SIZE), subtract_rows(actual, desired, SET_ROW_SIZE)
-    )
+    return Difference(desired, left_rows(desired, actual), left_rows(actual, desired))
 
 
 class KernelSet:

@@ -30,11 +30,16 @@ class PackedMembers(msgspec.Struct, frozen=True):
     special: frozenset[str]
 
 
+_NOTHING = PackedMembers({Family.V4: b"", Family.V6: b""}, frozenset())
+
+
 def pack_all(members: Set[str]) -> PackedMembers:
     """Return members as rows; a thread that does this leaves the others their turns.
 
     Raises: ValueError naming what is no member.
     """
+    if not members:
+        return _NOTHING
     special = frozenset(_SPECIAL & members)
     ordinary = members - special if special else members
     rows = normal_rows(b"".join(map(pack_members, _slices(ordinary))))

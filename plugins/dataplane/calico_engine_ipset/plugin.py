@@ -54,8 +54,11 @@ class IpsetDataplane:
         self._tool: SetTool | None = None
         self._clock = clock
         self._desired = DesiredSets(context)
-        # Names of ours that the kernel has, whether desired or not.
+        # Names of ours that the kernel has, whether desired or not, and those that a crash left behind.
         self._present: set[str] = set()
+        self._leftovers: list[str] = []
+        # Whether some of them may be wanted no more.
+        self._prune_due = True
         self._timer = ResyncTimer(clock, refresh_s=context.settings.ipsets_refresh_interval_s)
         self._busy = BusyRetry()
         # Told of already.
@@ -109,11 +112,12 @@ class IpsetDataplane:
 
     def _pending(self) -> list[Write]:
         """Return what each dirty set needs; a set too large is left alone and told of."""
-        self._oversize &= self._desired.sets.keys()
+        self._oversize = {set_id for set_id in self._oversize if set_id in self._desired.sets}
         writes: list[Write] = []
         for set_id in sorted(self._desired.dirty):
             if self._desired.is_oversize(set_id):
                 self._report_oversize(set_id)
+                self._prune_due = True
                 continue
             self._oversize.discard(set_id)
             write = find_write(self._desired, set_id)
@@ -138,7 +142,7 @@ class IpsetDataplane:
     async def _commit(self, writes: Sequence[Write]) -> None:
         if not writes:
             return
-        steps: list[Step] = [Destroy(name) for name in self._temporary_names()]
+        steps: list[Step] = [Destroy(name) for name in self._leftovers]
         for number, write in enumerate(writes):
             steps += write_steps(self._desired, write, number, self._present)
         try:
@@ -151,7 +155,8 @@ class IpsetDataplane:
         for write in writes:
             self._present.add(self._desired.name(write.set_id))
             note_written(self._desired, write)
-        self._present -= set(self._temporary_names())
+        self._present.difference_update(self._leftovers)
+        self._leftovers = []
         self._measure()
         log.info("sets written: sets=%d lines=%d", len(writes), count_lines(steps))
 
@@ -164,10 +169,8 @@ class IpsetDataplane:
         metrics = self._context.metrics
         metrics.gauge("felix_ipsets_total", len(self._present))
         for family in self._desired.families:
-            count = sum(set_id[0] is family for set_id in self._desired.sets)
-            metrics.gauge(
-                "felix_ipsets_calico", count, {"ip_version": f"inet{'6' if family is Family.V6 else ''}"}
-            )
+            version = "inet6" if family is Family.V6 else "inet"
+            metrics.gauge("felix_ipsets_calico", self._desired.counts[family], {"ip_version": version})
 
     async def _commit_one_by_one(self) -> None:
         """Write each set alone, so that one the kernel does not take holds up no other. Raises: KernelError."""
@@ -180,9 +183,6 @@ class IpsetDataplane:
                 refused.append(error)
         if refused:
             raise refused[0]
-
-    def _temporary_names(self) -> list[str]:
-        return sorted(filter(is_temporary, self._present))
 
     async def _read_back(self) -> None:
         self._timer.note_read()
@@ -241,6 +241,8 @@ class IpsetDataplane:
                 drifted.append(name)
             self._desired.dirty.add(set_id)
         self._present = set(found) | unreadable
+        self._leftovers = sorted(filter(is_temporary, self._present))
+        self._prune_due = True
         return drifted
 
     # Removing
@@ -252,12 +254,17 @@ class IpsetDataplane:
 
     async def prune(self) -> ApplyResult:
         await self._desired.settle()
-        unwanted = self._unwanted() if self._desired.in_sync else []
+        self._prune_due = self._prune_due or self._desired.shrank
+        self._desired.shrank = False
+        unwanted = self._unwanted() if self._desired.in_sync and self._prune_due else []
         waits_s = self._busy.remaining_s(self._clock())
         if not unwanted or waits_s > 0:
+            self._prune_due = bool(unwanted) or not self._desired.in_sync
             return ApplyResult(plugin=self._context.name, resync_after_s=waits_s if unwanted else None)
         destroyed, busy = await (await self._reach()).destroy(unwanted)
-        self._present -= set(destroyed)
+        self._present.difference_update(destroyed)
+        self._leftovers = [name for name in self._leftovers if name in self._present]
+        self._prune_due = bool(busy)
         for set_id, known in self._desired.sets.items():
             if self._desired.name(set_id) in destroyed:
                 known.note_absent()

@@ -6,10 +6,12 @@ is, changes are kept beside it, and it is made anew when they are many.
 
 from __future__ import annotations
 
-from calico_engine.fastpath import SET_ROW_SIZE, sort_rows, subtract_rows
+from calico_engine.fastpath import SET_ROW_SIZE, sort_unique_rows, subtract_rows
 
 #: More changes than this and than an eighth of the rows are worth a new buffer.
 _FEW_CHANGES = 1000
+#: So few rows are no buffer when some of them are taken out.
+_SMALL_BYTES = 16 * SET_ROW_SIZE
 
 
 def count_rows(rows: bytes) -> int:
@@ -22,14 +24,18 @@ def split_rows(rows: bytes) -> list[bytes]:
 
 def normal_rows(rows: bytes) -> bytes:
     """Return rows sorted, each once."""
-    return subtract_rows(sort_rows(rows, SET_ROW_SIZE), b"", SET_ROW_SIZE)
+    return sort_unique_rows(rows, SET_ROW_SIZE) if len(rows) > SET_ROW_SIZE else rows
+
+
+def left_rows(rows: bytes, others: bytes) -> bytes:
+    """Return the rows that others does not have; both sorted, each row once."""
+    return subtract_rows(rows, others, SET_ROW_SIZE) if rows and others else rows
 
 
 def merged_rows(rows: bytes, added: bytes, removed: bytes) -> bytes:
     """Return rows without those removed, with those added; all three sorted, each row once."""
-    if removed:
-        rows = subtract_rows(rows, removed, SET_ROW_SIZE)
-    return normal_rows(rows + added) if added else rows
+    kept = left_rows(rows, removed)
+    return normal_rows(kept + added) if kept and added else kept or added
 
 
 class RowSet:
@@ -70,6 +76,8 @@ class RowSet:
 
     def discard(self, row: bytes) -> None:
         """Take out a row that may not be there."""
+        if len(self._base) <= _SMALL_BYTES:
+            self._unfold()
         if row in self._added:
             self._added.discard(row)
         elif self._is_in_base(row):
@@ -85,6 +93,12 @@ class RowSet:
             self._added.clear()
             self._removed.clear()
         return self._base
+
+    def _unfold(self) -> None:
+        """Make a small set one of Python's: changing it takes no buffer."""
+        self._added.update(split_rows(left_rows(self._base, b"".join(sorted(self._removed)))))
+        self._removed.clear()
+        self._base = b""
 
     def copy(self) -> RowSet:
         """Return one that changes apart from this; the buffer is shared."""

@@ -52,6 +52,13 @@ def test_sort_rows_of_which_some_bytes_are_the_same(rows: list[bytes], same: int
     assert native.sort_rows(some, 12) == pure.sort_rows(some, 12)
 
 
+@given(st.lists(st.sampled_from([b"ab", b"aa", b"\0\xff", b"c\0"]), max_size=600))
+def test_sort_unique_rows(rows: list[bytes]) -> None:
+    some = b"".join(rows)
+
+    assert native.sort_unique_rows(some, 2) == pure.sort_unique_rows(some, 2) == b"".join(sorted(set(rows)))
+
+
 @given(st.data())
 def test_subtract_rows(data: st.DataObject) -> None:
     row_size = data.draw(st.integers(1, 4))

@@ -34,6 +34,7 @@ def few_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Large changes take another way: here, any change does in turn."""
     monkeypatch.setattr(kernel_set, "_FEW_ROWS", request.param)
     monkeypatch.setattr(row_set, "_FEW_CHANGES", request.param // 500)
+    monkeypatch.setattr(row_set, "_SMALL_BYTES", request.param // 3)
 
 
 def expected(wanted: set[str] | frozenset[str], family: Family) -> set[str]:
