@@ -54,9 +54,8 @@ def _number(name: str, parse: p.Parser, field: str) -> Parameter:
 
 
 _IN_EFFECT = (
-    Parameter(
-        "Layout", p.one_of_enum(Layout), "layout", can_be_none=False
-    ),  # ours: the shape of the static chains
+    # Ours: the shape of the static chains. Native is not for users to choose but goes with the dataplane.
+    _required("Layout", p.one_of_enum((Layout.V2, Layout.V3)), "layout"),
     _required("InterfacePrefix", p.parse_interface_prefixes, "interface_prefix"),
     Parameter("InterfaceExclude", p.parse_interface_patterns, "interface_exclude", zero=()),
     _required("ChainInsertMode", p.one_of_enum(ChainInsertMode), "chain_insert_mode"),

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 
 from calico_engine.settings import HostPort
 
@@ -101,9 +102,9 @@ def one_of(*choices: str) -> Parser:
     return parse
 
 
-def one_of_enum(enum: type) -> Parser:
-    """A parser for a StrEnum's values."""
-    members: dict[str, object] = {str(member).lower(): member for member in enum}  # type: ignore[attr-defined]  # StrEnum
+def one_of_enum(enum: Iterable[StrEnum]) -> Parser:
+    """A parser for a StrEnum's values, or for some of them."""
+    members: dict[str, object] = {str(member).lower(): member for member in enum}
 
     def parse(text: str) -> object:
         chosen = members.get(text.strip().lower())

@@ -120,6 +120,7 @@ def test_reference_forms_are_understood(
     [
         ("IptablesMarkMask", "0x1", "at least 2"),
         ("IptablesMarkMask", "red", "0xffff0000"),
+        ("Layout", "native", "allowed: v2, v3"),
         ("IptablesMarkMask", "0x1ffffffff", "32 bits"),
         ("IptablesMarkMask", "none", "none is not allowed"),
         ("Ipv6Support", "maybe", "true, yes"),
