@@ -125,7 +125,9 @@ class Applier:
         begins = batch.in_sync and not self._world.in_sync
         self._world.apply(batch)
         everybody = self._everybody()
-        for member in everybody:
+        if self._trial is not None and self._trial.is_warming:
+            self._trial.arrived.append(batch)
+        for member in self._listening():
             if not member.lost:
                 self._tell(member, batch)
         for key in [k for m in everybody for k in m.endpoint_status if not self._is_local(k)]:
@@ -181,10 +183,18 @@ class Applier:
         return await planner
 
     def start_trial(self, trial: Trial) -> None:
-        """Feed and apply further dataplanes from now on, until they take over or `end_trial`."""
+        """Feed further dataplanes from now on, until they take over or `end_trial`; they are warmed up first."""
         self._trial = trial
         for member in trial.members:
             self._tell(member, self._world.snapshot())
+
+    def apply_trial(self, trial: Trial) -> None:
+        """They are warm: apply them in every pass from now on."""
+        trial.is_warming = False
+        for batch in trial.arrived:
+            for member in trial.members:
+                if not member.lost:
+                    self._tell(member, batch)
         self.request("trial")
 
     async def end_trial(self, trial: Trial, reason: str) -> str:
@@ -264,7 +274,7 @@ class Applier:
                     failed.add(member.full_name)
                 else:
                     results.append(result)
-            if self._trial is not None:
+            if self._trial is not None and not self._trial.is_warming:
                 await self._try_out(self._trial)
         finally:
             self.applying_since_s = None
@@ -338,6 +348,10 @@ class Applier:
     def _everybody(self) -> list[Member]:
         """Return all members, those on trial last."""
         return [*self.members.values(), *(self._trial.members if self._trial else ())]
+
+    def _listening(self) -> list[Member]:
+        """Return the members that may be told something now: no plugin is within an apply outside of a pass."""
+        return list(self.members.values()) if self._trial and self._trial.is_warming else self._everybody()
 
     def _note_pass(self) -> None:
         for member in self.members.values():

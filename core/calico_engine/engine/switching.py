@@ -219,7 +219,11 @@ class Switcher:
             on_verified=record,
         )
         applier.start_trial(trial)
-        await asyncio.wait({trial.outcome}, timeout=timeout_s)
+        began_s = self._engine.now_s()
+        await trial.warm_up()
+        self._say(f"programmed for the first time in {self._engine.now_s() - began_s:.2f} s")
+        applier.apply_trial(trial)
+        await asyncio.wait({trial.outcome}, timeout=trial.left_s())
         late = f"not complete within {timeout_s:g} s: {trial.fault}"
         reason = await applier.end_trial(trial, late)
         if reason:

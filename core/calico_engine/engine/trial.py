@@ -1,18 +1,24 @@
 """Dataplanes that are programmed beside those in force, until they are verified and take over.
 
-The applier feeds them every batch and applies them at the end of each pass. In the pass in which all of them are
-applied, the kernel read back is as they want it and no endpoint is worse off, they replace the others before the next
-batch is handed on: there is no moment in which one of the two knows more than the other.
+The first apply is the long one: `warm_up` does it beside the applier's passes, so that it holds up no change of policy;
+batches that come meanwhile wait for its end. Then the applier feeds the members every batch, and applies them at the
+end of each pass. In the pass in which all of them are applied, the kernel read back is as they want it and no endpoint
+is worse off, they replace the others before the next batch is handed on: there is no moment in which one of the two
+knows more than the other.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from calico_engine.engine.member import STATUS_RANK, Member, combined_status
+from calico_engine.messages import Batch
 from calico_engine.model.resource import ResourceKey
 from calico_engine.plugin.protocols import EndpointStatus, ReportsProblems
+
+log = logging.getLogger(__name__)
 
 #: Enough for what the kernel is slow to let go of, and few: an endpoint that is worse off is cut off meanwhile.
 _ATTEMPTS = 5
@@ -37,6 +43,8 @@ class Trial:
         self.on_verified = on_verified
         self.outcome: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.is_committing = False
+        self.is_warming = True
+        self.arrived: list[Batch] = []
         self.fault = "it was not applied yet"
         self._ends_at_s = ends_at_s
         self._attempts = 0
@@ -61,6 +69,20 @@ class Trial:
         """Take note of how it ended: "" well; the first word counts."""
         if not self.is_over:
             self.outcome.set_result(reason)
+
+    async def warm_up(self) -> None:
+        """Apply every member once, beside the passes. What fails here is tried again, and judged, in a pass."""
+        for member in self.members:
+            if member.lost:
+                return
+            try:
+                async with asyncio.timeout(self.left_s()):
+                    await member.plugin.apply()
+            except Exception as error:  # noqa: BLE001  # a plugin's, as in the applier
+                log.warning("%s on trial: %s", member.full_name, str(error) or type(error).__name__)
+                if isinstance(error, TimeoutError):
+                    member.lost = True  # nobody knows where it was cut off
+                return
 
     async def verify(self, in_force: Mapping[str, Member]) -> bool:
         """Read the kernel back and compare; too many refusals end the trial."""
