@@ -4,7 +4,9 @@ Pure. `Classifier` is the door: sets and lists of policies in, identities and ve
 
     combinations   what an address is a member of, and its number
     nets           networks as disjoint ranges
-    identities     addresses, pairs of numbers, bitmaps
+    hosts          single addresses in order
+    pairs          identities that exist, their numbers, bitmaps of sets
+    identities     sets of members in, which pair every address has out
     services       classes of protocol and port
     resolve        a list of policies as steps
     verdicts       steps over bitmaps -> VerdictTable

@@ -12,14 +12,17 @@ from collections.abc import Collection, Iterator, Mapping
 
 from calico_engine.ruleset.classify.combinations import Digest, digest_ids
 from calico_engine.ruleset.classify.exact import ExactTable, make_exact, update_exact
-from calico_engine.ruleset.classify.identities import NET_PREFIX, IdentityIndex, Pair
+from calico_engine.ruleset.classify.identities import IdentityIndex
 from calico_engine.ruleset.classify.journal import ClassifierChanges, Numbers
+from calico_engine.ruleset.classify.pairs import NET_PREFIX, Pair
 from calico_engine.ruleset.classify.resolve import PolicyList, resolve_list, used_sets
 from calico_engine.ruleset.classify.verdicts import Program, TooManyCellsError
 from calico_engine.ruleset.ir import CellVerdict, Family, Goto, Identities, Origin, VerdictTable
 
 #: A list with more cells, or entries in exact keys, is left to its linear chain.
 LIMIT_CELLS = 65_536
+#: Identities between two chances to pause.
+_SLICE = 200
 
 
 class _List:
@@ -119,7 +122,7 @@ class Classifier:
             yield
         if self._index.is_dirty:
             yield from self._index.settle()
-            self._spread()
+            yield from self._spread()
         while self._stale and not self._unresolved and not self._index.is_dirty:
             yield from self._compute(next(iter(self._stale)))
             yield
@@ -153,27 +156,33 @@ class Classifier:
         entry.program = None
         entry.nets = frozenset()
 
-    def _spread(self) -> None:
+    def _spread(self) -> Iterator[None]:
         """Tell the lists which identities came and went."""
-        index = self._index
-        for pair in index.dead:
-            for table in self._tables_of(pair):
-                self._lists[table].gone[pair.numbers] = None
-        for pair in index.born:
-            for table in self._tables_of(pair):
-                self._lists[table].come[pair] = None
-        if index.renumbered:
+        pairs = self._index.pairs
+        born, dead, renumbered = pairs.born, pairs.dead, pairs.renumbered
+        pairs.born, pairs.dead, pairs.renumbered = [], [], False
+        for done, pair in enumerate(dead, 1):
+            for entry in self._entries_of(pair):
+                entry.gone[pair.numbers] = None
+            if not done % _SLICE:
+                yield
+        for done, pair in enumerate(born, 1):
+            for entry in self._entries_of(pair):
+                entry.come[pair] = None
+            if not done % _SLICE:
+                yield
+        if renumbered:
             for table, entry in self._lists.items():
                 entry.is_whole = False
                 self._stale[table] = None
-        index.born, index.dead, index.renumbered = [], [], False
 
-    def _tables_of(self, pair: Pair) -> dict[str, None]:
+    def _entries_of(self, pair: Pair) -> list[_List]:
+        """Return the lists whose tables a pair is to be added to or removed from; others are made as a whole."""
         tables: dict[str, None] = {}
         for set_id in pair.set_ids:
             tables.update(self._users.get(set_id, {}))
         self._stale.update(tables)
-        return tables
+        return [entry for table in tables if (entry := self._lists[table]).is_whole]
 
     def _compute(self, table: str) -> Iterator[None]:
         """Bring one table up to date."""
@@ -183,15 +192,15 @@ class Classifier:
         come, entry.come = [pair for pair in entry.come if pair.slot >= 0], {}
         gone, entry.gone = entry.gone, {}
         old = self.tables.get(table) if entry.is_whole else None
-        index = self._index
+        pairs = self._index.pairs
         entry.is_whole = False
         new: VerdictTable | None = None
         reason = f"more than {self._limit} entries"
         try:
             if old is None:
-                new = program.compute(index.bitmap, index.numbers_at)
+                new = program.compute(pairs.bitmap, pairs.numbers_at)
             else:
-                new = program.update(old, gone, come, index.bitmap, index.numbers_at)
+                new = program.update(old, gone, come, pairs.bitmap, pairs.numbers_at)
         except TooManyCellsError as error:
             reason = str(error)
         yield
@@ -204,8 +213,8 @@ class Classifier:
         elif new is not None and old is None:
             exact = make_exact(new, self._limit)
         elif new is not None:
-            pairs = {*gone, *(pair.numbers for pair in come)}
-            exact = update_exact(self.exact[table], new, self._limit, pairs)
+            touched = {*gone, *(pair.numbers for pair in come)}
+            exact = update_exact(self.exact[table], new, self._limit, touched)
         self._keep(table, entry, None if new is None or exact is None else (new, exact), reason)
 
     def _keep(
@@ -248,7 +257,10 @@ class Classifier:
     def take_changes(self) -> ClassifierChanges:
         """Return what changed since the last call, and forget it. Only once settled."""
         assert self.is_current, "changes are complete only once settle has been run to its end"
-        return self._index.journal.take(self.identities, self._index.has_pair)
+        return self._index.journal.take(self.identities, self._is_member)
+
+    def _is_member(self, set_id: str, numbers: Numbers) -> bool:
+        return set_id in self._index.known and self._index.pairs.has_pair(set_id, numbers)
 
 
 def _linear_alone(wanted: PolicyList, reason: str) -> tuple[VerdictTable, ExactTable]:

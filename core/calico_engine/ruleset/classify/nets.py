@@ -67,7 +67,6 @@ class NetIndex:
         self._steps = [combinations.empty]
         #: How many ranges a combination has.
         self.spread: Counter[Combination] = Counter()
-        self.ranges: Mapping[Range, int] = RangeView(self)
 
     @property
     def is_dirty(self) -> bool:

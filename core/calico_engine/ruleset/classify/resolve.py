@@ -20,7 +20,7 @@ from calico_engine.model.policy import Action
 from calico_engine.model.resource import ResourceKey
 from calico_engine.ruleset.addresses import is_family
 from calico_engine.ruleset.classify.exact import PORT_PROTOCOLS
-from calico_engine.ruleset.classify.identities import NET_PREFIX
+from calico_engine.ruleset.classify.pairs import NET_PREFIX
 from calico_engine.ruleset.classify.services import EVERYTHING, Service, ports_left
 from calico_engine.ruleset.compile_policy import EGRESS, INGRESS
 from calico_engine.ruleset.ir import CellVerdict, Drop, Family, Goto, Origin, Return, Side

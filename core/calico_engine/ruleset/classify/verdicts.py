@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from calico_engine.ruleset.classify.bitmaps import bits_of
-from calico_engine.ruleset.classify.identities import WORLD_SLOT, Pair
 from calico_engine.ruleset.classify.journal import Numbers
+from calico_engine.ruleset.classify.pairs import WORLD_SLOT, Pair
 from calico_engine.ruleset.classify.resolve import Members, Step, StepKind
 from calico_engine.ruleset.classify.services import Service, partition
 from calico_engine.ruleset.ir import CellVerdict, VerdictTable
