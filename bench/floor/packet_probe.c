@@ -1,6 +1,8 @@
 /* What one packet, round trip or connection costs between two network namespaces: one thread, pinned to one CPU, owns
  * both ends, so that no scheduler is in the figures.
  *
+ * Each measurement is made of chunks of sixteen; the median of the chunks is reported.
+ *
  *   packet_probe CLIENT_NS SERVER_NS NODE_NS CLIENT_ADDRESS SERVER_ADDRESS PORT CPU MILLISECONDS MODE...
  *
  * Prints a line a mode: its name and a value.
@@ -30,7 +32,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PAYLOAD = 64, BULK = 1 << 16, BETWEEN_CLOCKS = 16, FIRST_PORT = 1024, LAST_PORT = 65000, DENIED_MS = 200 };
+enum { PAYLOAD = 64, BULK = 1 << 16, A_CHUNK = 16, FIRST_PORT = 1024, LAST_PORT = 65000, DENIED_MS = 200, A_BULK_CHUNK = 16 * BULK };
+static const uint64_t STUCK_NS = 2000000000u;
 
 static int client_ns, server_ns, node_ns;
 static struct sockaddr_in client_address, server_address;
@@ -47,6 +50,38 @@ static uint64_t now_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Chunks of a measurement: how long each took. Their median counts, so that being interrupted does not. */
+
+static uint64_t chunks[1 << 16];
+static size_t n_chunks;
+
+static uint64_t begin_chunks(void)
+{
+    n_chunks = 0;
+    return now_ns();
+}
+
+/* Note a chunk that began at `start`; return when it ended. */
+static uint64_t end_chunk(uint64_t start)
+{
+    uint64_t end = now_ns();
+    if (n_chunks < sizeof chunks / sizeof *chunks)
+        chunks[n_chunks++] = end - start;
+    return end;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    uint64_t left = *(const uint64_t *)a, right = *(const uint64_t *)b;
+    return (left > right) - (left < right);
+}
+
+static double chunk_ns(void)
+{
+    qsort(chunks, n_chunks, sizeof *chunks, ascending);
+    return (double)chunks[n_chunks / 2];
 }
 
 static int open_ns(const char *path)
@@ -139,14 +174,14 @@ static double measure_udp(void)
         || sendto(server, data, sizeof data, 0, (struct sockaddr *)&from, length) != PAYLOAD
         || recv(client, data, sizeof data, 0) != PAYLOAD)
         die("opening a flow");
-    uint64_t count = 0, start = now_ns(), end = start;
-    for (; end - start < limit_ns; end = now_ns())
-        for (int i = 0; i < BETWEEN_CLOCKS; i++, count++)
+    uint64_t start = begin_chunks();
+    for (uint64_t end = start; end - start < limit_ns; end = end_chunk(end))
+        for (int i = 0; i < A_CHUNK; i++)
             if (send(client, data, sizeof data, 0) != PAYLOAD || recv(server, data, sizeof data, 0) != PAYLOAD)
                 die("udp");
     close(client);
     close(server);
-    return (double)(end - start) / (double)count;
+    return chunk_ns() / A_CHUNK;
 }
 
 /* A raw socket says each datagram's source port; the server answers nothing. */
@@ -164,19 +199,18 @@ static double measure_flow(void)
     if (bind(client, (struct sockaddr *)&client_address, sizeof client_address) != 0
         || connect(client, (struct sockaddr *)&to, sizeof to) != 0)
         die("raw socket");
-    uint64_t count = 0, start = now_ns(), end = start;
-    for (int port = FIRST_PORT; port < LAST_PORT && end - start < limit_ns; port++, count++) {
-        datagram.source = htons((uint16_t)port);
-        if (send(client, &datagram, sizeof datagram, 0) != sizeof datagram
-            || recv(server, data, sizeof data, 0) != PAYLOAD)
-            die("flow");
-        if (count % BETWEEN_CLOCKS == 0)
-            end = now_ns();
-    }
-    end = now_ns();
+    int port = FIRST_PORT;
+    uint64_t start = begin_chunks();
+    for (uint64_t end = start; port < LAST_PORT && end - start < limit_ns; end = end_chunk(end))
+        for (int i = 0; i < A_CHUNK; i++) {
+            datagram.source = htons((uint16_t)port++);
+            if (send(client, &datagram, sizeof datagram, 0) != sizeof datagram
+                || recv(server, data, sizeof data, 0) != PAYLOAD)
+                die("flow");
+        }
     close(client);
     close(server);
-    return (double)count * 1e9 / (double)(end - start);
+    return A_CHUNK * 1e9 / chunk_ns();
 }
 
 static int connected(int *server)
@@ -211,52 +245,57 @@ static void a_byte_each_way(int client, int server)
 static double measure_rr(void)
 {
     int server, client = connected(&server);
-    uint64_t count = 0, start = now_ns(), end = start;
-    for (; end - start < limit_ns; end = now_ns())
-        for (int i = 0; i < BETWEEN_CLOCKS; i++, count++)
+    uint64_t start = begin_chunks();
+    for (uint64_t end = start; end - start < limit_ns; end = end_chunk(end))
+        for (int i = 0; i < A_CHUNK; i++)
             a_byte_each_way(client, server);
     reset(client);
     reset(server);
-    return (double)(end - start) / 1000 / (double)count;
+    return chunk_ns() / 1000 / A_CHUNK;
 }
 
 static double measure_bulk(void)
 {
     static char data[BULK];
     int server, client = connected(&server);
-    uint64_t bytes = 0, start = now_ns(), end = start;
+    uint64_t start = begin_chunks();
     fcntl(client, F_SETFL, O_NONBLOCK);
     fcntl(server, F_SETFL, O_NONBLOCK);
-    for (; end - start < limit_ns; end = now_ns()) {
-        ssize_t got;
-        if (send(client, data, sizeof data, 0) < 0 && errno != EAGAIN)
-            die("bulk");
-        while ((got = recv(server, data, sizeof data, 0)) > 0)
-            bytes += (uint64_t)got;
-    }
+    for (uint64_t end = start; end - start < limit_ns; end = end_chunk(end))
+        for (size_t sent = 0, got = 0; got < A_BULK_CHUNK;) {
+            ssize_t some = sent < A_BULK_CHUNK ? send(client, data, sizeof data, 0) : 0;
+            if (some < 0 && errno != EAGAIN)
+                die("bulk");
+            sent += some > 0 ? (size_t)some : 0;
+            while ((some = recv(server, data, sizeof data, 0)) > 0)
+                got += (size_t)some;
+            if (got > sent || now_ns() - start > limit_ns + STUCK_NS)
+                die("bulk");
+        }
     reset(client);
     reset(server);
-    return (double)bytes * 8 / (double)(end - start);
+    return A_BULK_CHUNK * 8.0 / chunk_ns();
 }
 
 static double measure_conn(void)
 {
     int listening = bound_server(SOCK_STREAM);
-    uint64_t count = 0, start = now_ns(), end = start;
+    uint64_t start = begin_chunks();
     if (setns(client_ns, CLONE_NEWNET) != 0)
         die("setns");
-    for (; end - start < limit_ns; end = now_ns(), count++) {
-        int client = socket(AF_INET, SOCK_STREAM, 0);
-        connect_to_server(client);
-        int server = accept(listening, NULL, NULL);
-        if (server < 0)
-            die("accept");
-        a_byte_each_way(client, server);
-        reset(client);
-        reset(server);
-    }
+    for (uint64_t end = start; end - start < limit_ns; end = end_chunk(end))
+        for (int i = 0; i < A_CHUNK; i++) {
+            int client = socket(AF_INET, SOCK_STREAM, 0);
+            connect_to_server(client);
+            int server = accept(listening, NULL, NULL);
+            if (server < 0)
+                die("accept");
+            a_byte_each_way(client, server);
+            reset(client);
+            reset(server);
+        }
     close(listening);
-    return (double)count * 1e9 / (double)(end - start);
+    return A_CHUNK * 1e9 / chunk_ns();
 }
 
 static double measure_denied(void)
