@@ -89,6 +89,10 @@ class IpsetSocket:
         except OSError as error:
             if error.errno in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
                 raise KernelUnsupportedError("ipset by netlink", hint=hint) from error
+            if error.errno in (errno.EPERM, errno.EACCES):
+                # A security module says no to this program; the ipset program may have a domain of its own.
+                hint = "let calico-engine open netlink sockets for netfilter (SELinux, AppArmor, seccomp)"
+                raise KernelUnsupportedError("ipset by netlink", hint=hint) from error
             raise ipset_error("open the ipset netlink socket", error.errno or errno.EIO) from error
         # Of a plugin that nobody closed, the socket goes with it.
         self._finalizer = weakref.finalize(self, opened.close)

@@ -61,6 +61,7 @@ _REASONS: dict[int, str] = {
     IpsetError.HASH_RANGE: "the range is too large",
     errno.ENOENT: "there is no such set; read the sets back",
     errno.EEXIST: "a set of this name exists with another type, family or size; swap a new one in or destroy it",
+    errno.EBUSY: "somebody lists the set or its like this moment; it is tried again",
     errno.EPERM: "not allowed; run as root, or with CAP_NET_ADMIN in this network namespace",
     errno.ENOBUFS: "the kernel had no memory for the message or its answer; it is tried again",
     errno.ENOMEM: "the kernel has no memory for the set; lower max_ipset_size or free memory",

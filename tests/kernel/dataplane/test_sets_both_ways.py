@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 import time
 from typing import Any
@@ -192,13 +193,16 @@ def test_lost_answer_is_repaired_in_the_same_apply(node: Any) -> None:
     node.run(scenario)
 
 
-def test_without_netlink_the_program_is_used(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel without nfnetlink refuses the socket itself."""
+@pytest.mark.parametrize("number", [errno.EPROTONOSUPPORT, errno.EACCES])
+def test_without_netlink_the_program_is_used(
+    node: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    """A kernel without nfnetlink refuses the socket itself; so does a security module."""
     real = socket.socket
 
     def refuse(family: int = -1, kind: int = -1, protocol: int = -1, fileno: int | None = None) -> Any:
         if family == socket.AF_NETLINK and protocol == 12:
-            raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+            raise OSError(number, os.strerror(number))
         return real(family, kind, protocol, fileno)
 
     async def scenario() -> None:
@@ -207,6 +211,43 @@ def test_without_netlink_the_program_is_used(node: Any, monkeypatch: pytest.Monk
         await node.settle(plugin, net_set("10.0.0.1"))
 
         assert sets(node)["cali40s:a"] == {"10.0.0.1"}
+        assert "go through the ipset program" in caplog.text
+        await plugin.close()
+
+    node.run(scenario)
+
+
+class Heartbeat:
+    """Wants every turn of the event loop, and keeps the longest time that something else took of its thread."""
+
+    def __init__(self) -> None:
+        self.longest_s = 0.0
+        self._task = asyncio.create_task(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            before_s = time.thread_time()
+            await asyncio.sleep(0)
+            self.longest_s = max(self.longest_s, time.thread_time() - before_s)
+
+    def stop(self) -> float:
+        self._task.cancel()
+        return self.longest_s
+
+
+def test_filling_a_set_with_a_hundred_thousand_members_leaves_the_loop_free(node: Any) -> None:
+    async def scenario() -> None:
+        plugin = make(node, KernelAccess.NETLINK)
+        update, other = net_set(*addresses(100_000)), net_set(*addresses(50_000), "11.0.0.0/8")
+        heart = Heartbeat()
+        await asyncio.sleep(0)
+        for message in (update, other, update):
+            plugin.on_batch(node.batch(message))
+            await plugin.apply()
+        longest_s = heart.stop()
+
+        assert len(sets(node)["cali40s:a"]) == 100_000
+        assert longest_s < 0.02
         await plugin.close()
 
     node.run(scenario)
@@ -218,18 +259,10 @@ def test_reading_back_a_hundred_thousand_members_leaves_the_loop_free(node: Any)
         await node.settle(plugin, net_set(*addresses(100_000)))
         node.sh("ipset", "del", "cali40s:a", "10.0.0.5")
         plugin.invalidate("test")
-        longest_s = 0.0
-
-        async def beat() -> None:
-            nonlocal longest_s
-            while True:
-                before_s = time.thread_time()
-                await asyncio.sleep(0)
-                longest_s = max(longest_s, time.thread_time() - before_s)
-
-        beats = asyncio.create_task(beat())
+        heart = Heartbeat()
+        await asyncio.sleep(0)
         result = await plugin.apply()
-        beats.cancel()
+        longest_s = heart.stop()
 
         assert [(change.action, change.text) for change in result.changes] == [("~", "+1 -0 members")]
         assert len(sets(node)["cali40s:a"]) == 100_000
