@@ -60,6 +60,8 @@ class ResourceUpdate(Protocol):
     def resource(self) -> Resource | None: ...
     @property
     def error(self) -> str: ...
+    @property
+    def checked(self) -> bool: ...
 
 
 class GraphStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +144,7 @@ class CalcGraph:
             resource = update.resource
             error = ValidationError(str(update.key), "", update.error) if update.error else None
             if error is None:
-                error = self._try(handler, update.key, resource)
+                error = self._try(handler, update.key, resource, checked=update.checked)
             if error is None:
                 if self.invalid:
                     self.invalid.pop(update.key, None)
@@ -158,9 +160,11 @@ class CalcGraph:
         """Resolve settings anew at the next flush: what outranks FelixConfiguration has changed."""
         self._config_changed = self._config is not None
 
-    def _try(self, handler: Handler, key: ResourceKey, resource: Resource | None) -> ValidationError | None:
+    def _try(
+        self, handler: Handler, key: ResourceKey, resource: Resource | None, *, checked: bool
+    ) -> ValidationError | None:
         try:
-            if resource is not None and self._validate is not None:
+            if resource is not None and self._validate is not None and not checked:
                 self._validate(resource)
             handler(key, resource)
         except ValidationError as error:
@@ -234,7 +238,7 @@ class CalcGraph:
         if settings.workload_source_spoofing != self._settings.workload_source_spoofing:
             self._settings = settings
             for key, endpoint in list(self._spoofing.items()):
-                if (found := self._try(self._on_workload, key, endpoint)) is not None:
+                if (found := self._try(self._on_workload, key, endpoint, checked=False)) is not None:
                     self._reject(key, endpoint, found)
                 else:
                     self.invalid.pop(key, None)

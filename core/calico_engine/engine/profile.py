@@ -41,9 +41,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     plumbing: bool = True  # run the built-in endpoint plumber: host routes, proxy ARP, sysctls
     link_monitor: bool = True  # follow the kernel's links
     control_socket: bool = True
-    state_dir: str = (
-        ""  # outlives a reboot; "" is /var/lib/calico-engine, or state/ in a run directory of your own
-    )
+    state_dir: str = ""  # see directories.state_directory
     apply_burst: int = 10  # applies that may follow each other at once
     apply_refill_per_s: float = 10.0
     apply_timeout_s: float = 90.0

@@ -78,8 +78,10 @@ class NftEvents:
         self._socket = listener
 
     def ignore_process(self, pid: int) -> None:
-        """Take what this process writes for our own."""
+        """Take what this process writes for our own. A socket's port is the process's id unless that is taken."""
         self._own[pid] = None
+        if self._socket is not None:
+            _attach_filter(self._socket, pid)
         if len(self._own) > _OWN_PROCESSES:
             del self._own[next(iter(self._own))]
 

@@ -70,10 +70,11 @@ def read_documents(text: str) -> Iterator[tuple[object, int]]:
         text = _PASTED_SPACES.sub(lambda spaces: " " * len(spaces[0]), text)
     try:
         next_event = yaml.CSafeLoader(text).get_event
+        take, take_scalar = reader.take, reader.take_scalar
         while True:
             event = next_event()
             if isinstance(event, yaml.ScalarEvent):
-                reader.take_scalar(event)
+                take_scalar(event)
             elif isinstance(event, yaml.DocumentStartEvent):
                 reader.start(_line(event))
             elif isinstance(event, yaml.DocumentEndEvent):
@@ -81,7 +82,7 @@ def read_documents(text: str) -> Iterator[tuple[object, int]]:
             elif event is None or isinstance(event, yaml.StreamEndEvent):
                 return
             else:
-                reader.take(event)
+                take(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise YAMLSyntaxError(error.problem or "not YAML", mark.line + 1 if mark else 1) from None
@@ -117,6 +118,23 @@ class _Reader:
 
     def take_scalar(self, event: yaml.ScalarEvent) -> None:
         """Add a scalar. Raises: YAMLSyntaxError."""
+        if event.tag is None and event.anchor is None and self._stack:
+            # Nearly every one: what `_add` does, without what only the others need.
+            frame = self._stack[-1]
+            text, target, key = event.value, frame.value, frame.key
+            if isinstance(target, list):
+                frame.nodes += 1
+                target.append(_resolve_plain(text, event) if event.implicit[0] else text)
+                return
+            if key is None and text != "<<" and text not in target:
+                frame.nodes += 1
+                frame.key = text
+                return
+            if key is not None and key is not _MERGE_KEY:
+                frame.nodes += 1
+                target[key] = _resolve_plain(text, event) if event.implicit[0] else text
+                frame.key = None
+                return
         value = _resolve(event)
         if event.anchor:
             self._anchors[event.anchor] = (value, 1)

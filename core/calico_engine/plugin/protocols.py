@@ -24,11 +24,13 @@ class SyncStatus(StrEnum):
 
 class Update(msgspec.Struct, frozen=True, gc=False):
     """One resource is now `resource`; None when it is absent. `error` says why a present one could not be read:
-    consumers treat it as absent (fail closed) and report it."""
+    consumers treat it as absent (fail closed) and report it. `checked` says that the resource is as `model.load` or
+    `model.decode` made it, but for its revision, and need not be validated again."""
 
     key: ResourceKey
     resource: Resource | None
     error: str = ""
+    checked: bool = False
 
 
 class EndpointStatus(StrEnum):

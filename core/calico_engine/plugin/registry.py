@@ -11,6 +11,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, TypeVar
 
@@ -60,11 +61,12 @@ class HookFailure(msgspec.Struct, frozen=True):
 
 def installed(family: str = "") -> tuple[PluginInfo, ...]:
     """List installed plugins of one family, or of all, sorted; imports nothing."""
+    everything = entry_points()
     found = {
         _describe(known, point)
         for known in FAMILIES
         if family in ("", known)
-        for point in entry_points(group=f"{PROJECT}.{known}")
+        for point in everything.select(group=f"{PROJECT}.{known}")
     }
     return tuple(sorted(found))
 
@@ -86,6 +88,11 @@ class PluginRegistry:
     def __init__(self) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(Hookspecs)
+
+    @cached_property
+    def _installed(self) -> tuple[PluginInfo, ...]:
+        """Looked up once: it reads the metadata of every distribution there is."""
+        return installed()
 
     def register(self, family: str, name: str, plugin: object) -> None:
         """Enter a module or object with hookimpls under `family:name`, as `load` does for installed ones.
@@ -118,7 +125,7 @@ class PluginRegistry:
         present = self._manager.get_plugin(f"{family}:{name}")
         if present is not None:
             return present
-        candidates = [info for info in installed(family) if info.name == name]
+        candidates = [info for info in self._installed if (info.family, info.name) == (family, name)]
         if not candidates:
             raise PluginNotFoundError(family, name, _nearest_first(name, self.names(family)))
         if len(candidates) > 1:
@@ -132,7 +139,7 @@ class PluginRegistry:
         """Every name of a family a profile could select: installed or registered here."""
         prefix = f"{family}:"
         here = {n.removeprefix(prefix) for n, _ in self._manager.list_name_plugin() if n.startswith(prefix)}
-        return sorted(here | {info.name for info in installed(family)})
+        return sorted(here | {info.name for info in self._installed if info.family == family})
 
     def config_type(self, family: str, name: str) -> type | None:
         """The struct for the plugin's options, or None for a plain dict."""

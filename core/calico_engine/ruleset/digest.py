@@ -6,13 +6,16 @@ shows at the rule itself. The text is each backend's own spelling. Source: felix
 
 from __future__ import annotations
 
-import base64
 import hashlib
+from binascii import b2a_base64
 from collections.abc import Iterable
 
 #: What stands before a hash in a rule's comment.
 COMMENT_PREFIX = "cali:"
 HASH_CHARS = 16
+#: So many bytes make so many characters of base64.
+_HASH_BYTES = HASH_CHARS * 3 // 4
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 def rule_hashes(chain: str, texts: Iterable[str]) -> list[str]:
@@ -21,5 +24,5 @@ def rule_hashes(chain: str, texts: Iterable[str]) -> list[str]:
     hashes = []
     for text in texts:
         digest = hashlib.sha224(digest + text.encode()).digest()
-        hashes.append(base64.urlsafe_b64encode(digest).decode()[:HASH_CHARS])
+        hashes.append(b2a_base64(digest[:_HASH_BYTES], newline=False).translate(_URL_SAFE).decode())
     return hashes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from itertools import groupby
 
 import msgspec
@@ -167,8 +168,7 @@ class EndpointChain:
         return chains
 
     def _policy_chain(self, key: ResourceKey) -> str:
-        prefix = names.POLICY_INBOUND if self._shape.direction == INGRESS else names.POLICY_OUTBOUND
-        return names.policy_chain(prefix, key, self._settings.layout)
+        return _policy_chain(key, self._shape.direction, self._settings.layout)
 
     def _selector(self, key: ResourceKey) -> str | None:
         """Return what policies are grouped by; None keeps a policy by itself. v2 knows no groups."""
@@ -176,20 +176,10 @@ class EndpointChain:
         return None if policy is None or self._v2 else policy.selector
 
     def _group_chain(self, selector: str, group: Sequence[ResourceKey]) -> str:
-        """Note the chain of a group and return its name. It returns with the accept or pass bit, or with neither."""
-        prefix = names.GROUP_INBOUND if self._shape.direction == INGRESS else names.GROUP_OUTBOUND
+        """Note the chain of a group and return its name."""
         verdict = self._marks.accept | self._marks.pass_
-        undecided = (bits_are_clear(verdict),)
-        decided = (MarkIs(0, verdict, negate=True),)
-        rules: list[Rule] = []
-        for position, key in enumerate(group):
-            origin = Origin(key, self._shape.direction)
-            matches = undecided if position % _RETURN_STRIDE else ()
-            if position and not matches:
-                rules.append(Rule(decided, Return(), ("Return on verdict",), origin))
-            rules.append(Rule(matches, Jump(self._policy_chain(key)), (), origin))
-        name = names.policy_group_chain(prefix, selector, group)
-        self.groups[ChainKey(self._shape.layer, name)] = tuple(rules)
+        name, rules = _group(selector, tuple(group), self._shape.direction, verdict, self._settings.layout)
+        self.groups[ChainKey(self._shape.layer, name)] = rules
         return name
 
     def _profiles(self, profiles: Sequence[str]) -> None:
@@ -198,6 +188,32 @@ class EndpointChain:
             self._add(Jump(names.profile_chain(prefix, profile)))
             self._add(Return(), bit_is_set(self._marks.accept), comment="Return if profile accepted")
         self._add(self._deny(), comment=f"{self._deny_word()} if no profiles matched")
+
+
+def _policy_chain(key: ResourceKey, direction: str, layout: Layout) -> str:
+    prefix = names.POLICY_INBOUND if direction == INGRESS else names.POLICY_OUTBOUND
+    return names.policy_chain(prefix, key, layout)
+
+
+@lru_cache(maxsize=1024)
+def _group(
+    selector: str, group: tuple[ResourceKey, ...], direction: str, verdict: int, layout: Layout
+) -> tuple[str, tuple[Rule, ...]]:
+    """Return name and rules of a group's chain, which all its endpoints ask for.
+
+    It returns with the accept or pass bit, which `verdict` is made of, or with neither.
+    """
+    undecided = (bits_are_clear(verdict),)
+    decided = (MarkIs(0, verdict, negate=True),)
+    rules: list[Rule] = []
+    for position, key in enumerate(group):
+        origin = Origin(key, direction)
+        matches = undecided if position % _RETURN_STRIDE else ()
+        if position and not matches:
+            rules.append(Rule(decided, Return(), ("Return on verdict",), origin))
+        rules.append(Rule(matches, Jump(_policy_chain(key, direction, layout)), (), origin))
+    prefix = names.GROUP_INBOUND if direction == INGRESS else names.GROUP_OUTBOUND
+    return names.policy_group_chain(prefix, selector, group), tuple(rules)
 
 
 def invalid_guard(settings: FelixSettings, layer: Layer, origin: Origin) -> tuple[Rule, ...]:

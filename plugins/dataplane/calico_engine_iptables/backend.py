@@ -27,7 +27,8 @@ from calico_engine_iptables.restore import (
     render_updates,
 )
 from calico_engine_iptables.save import parse_save
-from calico_engine_iptables.words import chain_hashes, restore_line
+from calico_engine_iptables.spelling import Spelling
+from calico_engine_iptables.words import restore_line
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class IptablesBackend:
         self._metrics = metrics
         self._settings = settings
         self._variant = variant
+        self._spelling = Spelling(family)
         self._events: NftEvents | None = None
         self._changed: Callable[[str], None] | None = None
 
@@ -86,7 +88,7 @@ class IptablesBackend:
     # Pure
 
     def hash_rules(self, chain: str, rules: Sequence[Rule], /) -> tuple[str, ...]:
-        return tuple(chain_hashes(chain, rules, self.family, self._settings.layout))
+        return self._spelling.hashes(chain, rules, self._settings.layout)
 
     def hook_texts(self, write: HookWrite, /) -> tuple[str, ...]:
         rules = (*write.placed, *write.appended)
@@ -98,7 +100,8 @@ class IptablesBackend:
 
     def render(self, delta: TableDelta, /) -> bytes:
         settings = self._settings
-        text = render_updates(delta, self.family, settings.layout, settings.chain_insert_mode)
+        text = render_updates(delta, self._spelling, settings.layout, settings.chain_insert_mode)
+        self._spelling.forget()
         flush_apart = self._variant.chosen is not IptablesVariant.LEGACY
         return (text + render_deletions(delta.deletions, flush_apart=flush_apart)).encode()
 

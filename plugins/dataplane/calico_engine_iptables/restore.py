@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from calico_engine.ruleset.ir import ChainKey, Family, Hook, Layer, Rule
 from calico_engine.settings import ChainInsertMode, Layout
 from calico_engine.tables.backend import HookWrite, TableDelta
-from calico_engine_iptables.words import restore_line, save_line
+from calico_engine_iptables.spelling import Spelling
+from calico_engine_iptables.words import line_of_words, save_line
 
 # Filter comes last: what it accepts relies on the others being in place.
 _LAYERS = (Layer.RAW, Layer.MANGLE, Layer.NAT, Layer.FILTER)
@@ -25,7 +26,7 @@ BUILT_IN = {
 }
 
 
-def render_updates(delta: TableDelta, family: Family, layout: Layout, mode: ChainInsertMode) -> str:
+def render_updates(delta: TableDelta, spelling: Spelling, layout: Layout, mode: ChainInsertMode) -> str:
     """Return one input for iptables-restore --noflush: chains first, then the hooks that lead to them."""
     lines: list[str] = []
     for layer in _LAYERS:
@@ -37,31 +38,30 @@ def render_updates(delta: TableDelta, family: Family, layout: Layout, mode: Chai
         # Makes the chain, or empties it; all of them first, because the rules refer to each other's chains.
         lines += [f":{write.key.name} - [0:0]" for write in chains]
         for write in chains:
-            lines += _rules(write.key.name, write.rules, write.hashes, family, layout)
+            lines += _rules(write.key.name, write.rules, write.hashes, spelling, layout)
         for hook in hooks:
-            lines += _hook_lines(hook, family, layout, mode)
+            lines += _hook_lines(hook, spelling, layout, mode)
         lines.append("COMMIT")
     return _text(lines)
 
 
 def _rules(
-    chain: str, rules: Sequence[Rule], hashes: Sequence[str], family: Family, layout: Layout
+    chain: str, rules: Sequence[Rule], hashes: tuple[str, ...], spelling: Spelling, layout: Layout
 ) -> list[str]:
-    return [
-        restore_line(chain, rule, digest, family, layout) for rule, digest in zip(rules, hashes, strict=True)
-    ]
+    words = spelling.words(rules, hashes, layout)
+    return [line_of_words(chain, text, digest) for text, digest in zip(words, hashes, strict=True)]
 
 
-def _hook_lines(write: HookWrite, family: Family, layout: Layout, mode: ChainInsertMode) -> list[str]:
+def _hook_lines(write: HookWrite, spelling: Spelling, layout: Layout, mode: ChainInsertMode) -> list[str]:
     chain = write.key.name
     lines = [f"-D {text.removeprefix('-A ')}" for text in write.removed]
-    placed = _rules(chain, write.placed, write.placed_hashes, family, layout)
+    placed = _rules(chain, write.placed, write.placed_hashes, spelling, layout)
     if mode is ChainInsertMode.INSERT:
         # Each goes to the top, so the last one first.
         lines += [f"-I {line.removeprefix('-A ')}" for line in reversed(placed)]
     else:
         lines += placed
-    return lines + _rules(chain, write.appended, write.appended_hashes, family, layout)
+    return lines + _rules(chain, write.appended, write.appended_hashes, spelling, layout)
 
 
 def render_deletions(keys: Sequence[ChainKey], *, flush_apart: bool) -> str:

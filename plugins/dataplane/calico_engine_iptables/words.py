@@ -82,19 +82,23 @@ def fragments(rule: Rule, family: Family, layout: Layout) -> str:
 
 def chain_hashes(chain: str, rules: Sequence[Rule], family: Family, layout: Layout) -> list[str]:
     """Return each rule's hash, in order. `chain` is the kernel's chain for rules of a hook."""
+    return hash_words(chain, [fragments(rule, family, layout) for rule in rules])
+
+
+def hash_words(chain: str, words: Sequence[str]) -> list[str]:
+    """Return the hashes of rules whose `fragments` these are."""
     head = f"-A {chain} HASH"
-    texts = (f"{head} {words}" if (words := fragments(rule, family, layout)) else head for rule in rules)
-    return rule_hashes(chain, texts)
+    return rule_hashes(chain, (f"{head} {text}" if text else head for text in words))
 
 
 def restore_line(chain: str, rule: Rule, rule_hash: str, family: Family, layout: Layout) -> str:
     """Return `-A chain -m comment --comment "cali:hash" ...` for iptables-restore, without a newline."""
-    return f"-A {chain} {rule_words(rule, rule_hash, family, layout)}"
+    return line_of_words(chain, fragments(rule, family, layout), rule_hash)
 
 
-def rule_words(rule: Rule, rule_hash: str, family: Family, layout: Layout) -> str:
-    """Return what follows `-A chain`, `-I chain` or `-R chain number` on a line for iptables-restore."""
-    return f"{_hash_comment(rule_hash)} {fragments(rule, family, layout)}".rstrip()
+def line_of_words(chain: str, words: str, rule_hash: str) -> str:
+    """Return the line of the rule whose `fragments` these are."""
+    return f"-A {chain} {_hash_comment(rule_hash)} {words}".rstrip()
 
 
 def save_line(chain: str, rule: Rule, rule_hash: str, family: Family, layout: Layout) -> str:

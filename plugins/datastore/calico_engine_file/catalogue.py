@@ -241,8 +241,9 @@ class Catalogue:
     def _refresh_file(self, path: str, changed: set[ResourceKey]) -> None:
         before = self._files.get(path)
         try:
-            signature = read_signature(self.root, path) if is_visible(path) else None
-            if signature is None:
+            # What was never read is read without a look.
+            signature = read_signature(self.root, path) if before and is_visible(path) else None
+            if signature is None and (before or not is_visible(path)):
                 self._forget(path, changed)
                 return
             if before and before.signature == signature and not before.may_have_changed:

@@ -323,4 +323,4 @@ class _Watcher:
         if self._said.get(key) == word:
             return None
         self._said[key] = word
-        return Update(key, entry.resource, "" if entry.resource else entry.error)
+        return Update(key, entry.resource, "" if entry.resource else entry.error, checked=True)

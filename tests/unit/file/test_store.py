@@ -18,7 +18,8 @@ import pytest
 
 from calico_engine.errors import ConflictError, DatastoreError, UnavailableError
 from calico_engine.model import Resource, ResourceKey, dump
-from calico_engine.plugin import Notification, StatusReport
+from calico_engine.model.validate import validate
+from calico_engine.plugin import Notification, StatusReport, Update
 from calico_engine.testing.builders import make_endpoint, make_policy, make_profile
 from calico_engine.testing.conformance.watching import WatchView, watching
 from calico_engine_file import plugin
@@ -110,6 +111,15 @@ async def test_files_of_any_depth_and_format_are_read(tmp_path: Path) -> None:
     async with watched(tmp_path) as it:
         assert {key.name for key in it.view.resources} == {"web", "p", "b", "c", "old"}
         assert not it.notes
+
+
+async def test_what_is_read_need_not_be_validated_again(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", WEB)
+    async with watched(tmp_path) as it:
+        (update,) = [word for word in it.view.said if isinstance(word, Update)]
+
+        assert update.checked
+        validate(update.resource)  # type: ignore[arg-type]  # it is there
 
 
 async def test_half_written_file_keeps_the_last_good_version_and_is_reported(tmp_path: Path) -> None:
