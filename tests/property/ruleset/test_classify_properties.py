@@ -4,10 +4,11 @@ The verdict of a packet by tables is that of its rules evaluated one by one, her
 identities are functions of the present state. What is taken as changes leads from the state before to the present one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from random import Random
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -17,8 +18,15 @@ from hypothesis import strategies as st
 from calico_engine.messages import ActiveRule, PortRange
 from calico_engine.model.policy import Action
 from calico_engine.model.resource import ResourceKey
-from calico_engine.ruleset.classify import Classifier, ClassifierChanges, ListPolicies, PolicyList, make_exact
-from calico_engine.ruleset.classify.combinations import Combinations, digest_ids
+from calico_engine.ruleset.classify import (
+    LIMIT_CELLS,
+    Classifier,
+    ClassifierChanges,
+    ListPolicies,
+    PolicyList,
+    make_exact,
+)
+from calico_engine.ruleset.classify.combinations import Combinations, Digest, digest_ids
 from calico_engine.ruleset.classify.nets import NetIndex, parse_net
 from calico_engine.ruleset.interpret import Interpreter, Packet, Path
 from calico_engine.ruleset.ir import (
@@ -74,6 +82,7 @@ DENIALS: tuple[Drop | Goto, ...] = (Drop(), Goto("cali-reject"))
 LINEAR = "cali-ll-test"
 Members = dict[str, frozenset[str]]
 seeds = st.integers(0, 1 << 48)
+_K = TypeVar("_K", bytes, tuple[bytes, bytes])
 
 
 class World:
@@ -189,8 +198,8 @@ class Meaning:
         for tier in wanted.tiers:
             if not tier.policies:
                 continue
-            rules = [rule for _, rules in tier.policies for rule in rules]
-            verdict = self.first(rules, packet, wanted.side)
+            asked = tuple(rule for _, rules in tier.policies for rule in rules)
+            verdict = self.first(asked, packet, wanted.side)
             if verdict is None and tier.default_action is Action.DENY:
                 return "deny"
             if verdict in ("allow", "deny"):
@@ -201,9 +210,7 @@ class Meaning:
                 return verdict
         return "deny"
 
-    def first(
-        self, rules: tuple[ActiveRule, ...] | list[ActiveRule], packet: Packet, side: Side
-    ) -> str | None:
+    def first(self, rules: tuple[ActiveRule, ...], packet: Packet, side: Side) -> str | None:
         for rule in rules:
             if self.asks_more(rule, side) and self.matches(self.visible(rule, side), packet):
                 self.asked_more = True
@@ -307,8 +314,14 @@ class Meaning:
         )
 
 
-def settled(sets: Members, lists: dict[str, PolicyList], family: Family, **options: object) -> Classifier:
-    classifier = Classifier(family, **options)  # type: ignore[arg-type]  # the two options have types of their own
+def settled(
+    sets: Members,
+    lists: dict[str, PolicyList],
+    family: Family,
+    limit_cells: int = LIMIT_CELLS,
+    digest: Digest = digest_ids,
+) -> Classifier:
+    classifier = Classifier(family, limit_cells, digest)
     for set_id, members in sets.items():
         classifier.set_members(set_id, members)
     for table, wanted in lists.items():
@@ -321,7 +334,7 @@ def settled(sets: Members, lists: dict[str, PolicyList], family: Family, **optio
 def verdict_by_table(classifier: Classifier, table: str, side: Side, packet: Packet) -> Return | Drop | Goto:
     """Ask the interpreter, whose step says which verdict the table had."""
     end = Hook.FORWARD
-    chains = {
+    chains: dict[ChainKey, tuple[Rule, ...]] = {
         ChainKey(Layer.FILTER, "list"): (Rule((), Classify(table, side)),),
         ChainKey(Layer.FILTER, LINEAR): (Rule((), Accept()),),
         ChainKey(Layer.FILTER, "cali-reject"): (Rule((), Drop()),),
@@ -407,7 +420,7 @@ def change_something(
         classifier.set_list(table, None)
 
 
-def apply(state: dict[object, object], changes: dict[object, object]) -> None:
+def apply(state: dict[_K, int], changes: Mapping[_K, int | None]) -> None:
     for key, value in changes.items():
         if value is None:
             # What is to go must be there.
@@ -418,14 +431,14 @@ def apply(state: dict[object, object], changes: dict[object, object]) -> None:
 
 
 def apply_changes(
-    hosts: dict[object, object],
-    nets: dict[object, object],
+    hosts: dict[bytes, int],
+    nets: dict[tuple[bytes, bytes], int],
     members: dict[str, frozenset[tuple[int, int]]],
     changes: ClassifierChanges,
     classifier: Classifier,
 ) -> None:
-    apply(hosts, dict(changes.hosts))
-    apply(nets, dict(changes.nets))
+    apply(hosts, changes.hosts)
+    apply(nets, changes.nets)
     for set_id, change in changes.members.items():
         had = members.get(set_id, frozenset())
         assert change.removed <= had
@@ -439,14 +452,14 @@ def apply_changes(
 @pytest.mark.parametrize("digest", [digest_ids, few_numbers])
 @settings(max_examples=EXAMPLES)
 @given(seed=seeds)
-def test_histories_do_not_show(family: Family, digest: object, seed: int) -> None:
+def test_histories_do_not_show(family: Family, digest: Digest, seed: int) -> None:
     world = World(seed, family)
     sets: Members = {}
     lists: dict[str, PolicyList] = {}
-    options = {"digest": digest, "limit_cells": world.random.choice((6, 40, 65536))}
-    classifier = Classifier(family, **options)
-    hosts: dict[object, object] = {}
-    nets: dict[object, object] = {}
+    limit_cells = world.random.choice((6, 40, LIMIT_CELLS))
+    classifier = Classifier(family, limit_cells, digest)
+    hosts: dict[bytes, int] = {}
+    nets: dict[tuple[bytes, bytes], int] = {}
     members: dict[str, frozenset[tuple[int, int]]] = {}
     tables: dict[str, VerdictTable] = {}
 
@@ -463,7 +476,7 @@ def test_histories_do_not_show(family: Family, digest: object, seed: int) -> Non
         changes = classifier.take_changes()
         apply_changes(hosts, nets, members, changes, classifier)
 
-        fresh = settled(sets, lists, family, **options)
+        fresh = settled(sets, lists, family, limit_cells, digest)
         assert state_of(classifier) == state_of(fresh)
         assert (hosts, nets, members) == state_of(classifier)[:3]
         differing = {

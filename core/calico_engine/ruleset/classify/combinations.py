@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 
 Digest = Callable[[tuple[str, ...]], int]
 _NUMBERS = 1 << 32
@@ -129,11 +128,11 @@ class Combinations:
             if number != combination.number:
                 yield combination, number
 
-    def forget_unused(self, keep: Iterable[Combination] = ()) -> None:
-        """Drop combinations that nobody uses when they have become many; `keep` are used without being claimed."""
+    def forget_unused(self) -> None:
+        """Drop combinations that nobody uses when they have become many."""
         if len(self._known) <= 2 * len(self._used) + _SPARE:
             return
-        kept = set(chain(self._used, keep, (self.empty,)))
+        kept = {*self._used, self.empty}
         self._known = {combination.ids: combination for combination in kept}
         for combination in kept:
             combination.plus = {}
