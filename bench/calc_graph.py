@@ -83,6 +83,7 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     key: ResourceKey
     resource: Resource | None
     error: str = ""
+    checked: bool = False
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

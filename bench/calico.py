@@ -7,6 +7,7 @@ import re
 import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +129,11 @@ class Calico(Node):
         versions = [batch(own_policy(endpoint, version), revision=2) for version in (1, 2)]
         return self._changes(versions, lambda: None)
 
-    def member_subjects(self) -> list[Subject]:
-        """Return one member more in the set of set_world, and its bytes replayed."""
+    def member_subjects(self, set_id: str) -> list[Subject]:
+        """Return one member more in a set, and its bytes replayed."""
         one, none = frozenset((_MEMBER,)), frozenset[str]()
         changes = [
-            batch(IPSetDelta(set_id="s:members", added=added, removed=removed), revision=2)
+            batch(IPSetDelta(set_id=set_id, added=added, removed=removed), revision=2)
             for added, removed in ((one, none), (none, one))
         ]
 
@@ -152,12 +153,18 @@ class Calico(Node):
         ]
         paths = [self._one(change, f"change-{number}") for number, change in enumerate(changes)]
         turns = itertools.cycle(changes)
-        subject = (
-            Subject(NFTABLES, lambda: self._take(changes[0])[0], lambda: self._undo(changes[1]), verify)
-            if add_only
-            else Subject(NFTABLES, lambda: self._take(next(turns))[0], verify=verify)
-        )
-        return [subject, *self._replayed(before, paths)]
+        found = []
+        for name, which in ((NFTABLES, 0), (COMMIT, 1)):
+            if add_only:
+                measure = partial(self._nth, which, itertools.repeat(changes[0]))
+                found.append(Subject(name, measure, lambda: self._undo(changes[1]), verify))
+            else:
+                found.append(Subject(name, partial(self._nth, which, turns), verify=verify))
+        return [*found, *self._replayed(before, paths)]
+
+    def _nth(self, which: int, changes: Iterator[Batch]) -> float:
+        """Return what the next change takes: all of it, or its commits alone."""
+        return self._take(next(changes))[which]
 
     def _undo(self, change: Batch) -> None:
         self._take(change)
@@ -171,6 +178,7 @@ class Calico(Node):
         if self._floor is None or any(len(sent) != 1 for sent in paths):
             return
         floor = self._floor
+        self._clear_mirror()
         self._replay([*self._loaded, *before])
         arguments = ("alternate", _REPLAYS, *(sent[0] for sent in paths))
         yield Subject(REPLAYED, lambda: floor.first_us(*arguments))

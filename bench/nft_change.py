@@ -1,10 +1,11 @@
-"""One policy's rules replaced in tables of about 1k, 10k and 50k rules.
+"""One policy's rules replaced, and one member of a set added, in tables of about 1k, 10k and 50k rules.
 
     python -m bench.nft_change [--rounds N] [--rules N ...]
 
 The tables are those of bench.nft_load, and stay. Each subject replaces the rules of one policy (five rules of Calico,
-ten of the table) by others with other ports. calico-engine hears of it as users' engines do: a Batch with one policy,
-then apply and prune. The floor of that is its own bytes, sent by a C program.
+ten of the table) by others with other ports; then it adds an address to a set that a quarter of the policies look up.
+calico-engine hears of it as users' engines do: a Batch with one change, then apply and prune. The floor of that is its
+own bytes, sent by a C program.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from collections.abc import Callable
 from functools import partial
 
 from bench import figures, nft_text, peers
-from bench.calico import NFTABLES, REPLAYED, Calico
-from bench.figures import Figure, Subject, interleave, timed_us
+from bench.calico import COMMIT, NFTABLES, REPLAYED, Calico
+from bench.figures import Figure, Subject, interleave, timed, timed_us
 from bench.nft_load import RULES, rendered
 from bench.node import STACKS, Node
 from bench.world import endpoint_world, endpoints_for, policy_name
@@ -26,6 +27,7 @@ from bench.world import endpoint_world, endpoints_for, policy_name
 _ENDPOINT = 7
 _CHAIN = f"pi-{policy_name(_ENDPOINT)}"
 _FLOOR_TIMES = 15
+_SET = "shared-7"
 
 
 def alternating(run_us: Callable[[int], float]) -> Callable[[], float]:
@@ -62,6 +64,22 @@ def raw_subjects(node: Node) -> list[Subject]:
     return found
 
 
+def element_subjects(node: Node) -> list[Subject]:
+    """Return the ways to add one member to a set that rules look up; each is taken away again afterwards."""
+    add, delete = nft_text.element_text("add", _SET), nft_text.element_text("delete", _SET)
+
+    def verify() -> None:
+        node.sh("nft", "get", "element", "ip", nft_text.TABLE, _SET, "{ 11.0.0.0 }")
+        peers.nft(node, delete)
+
+    found = [Subject("nft -f", timed(lambda: peers.nft(node, add)), verify=verify)]
+    if floor := peers.Floor.of(node):
+        found.insert(0, Subject(peers.FLOOR, partial(floor.first_us, "element", _SET, _FLOOR_TIMES)))
+    if library := peers.libnftables(node):
+        found.append(Subject("libnftables", lambda: library.run_us(add), verify=verify))
+    return found
+
+
 def restore_subject(node: Node, backend: str, endpoints: int) -> Subject:
     """Return iptables-restore of the policy's chain, over what the iptables plugin has programmed."""
     text = rendered(node, backend, endpoints)
@@ -84,24 +102,36 @@ def restore_subject(node: Node, backend: str, endpoints: int) -> Subject:
 
 def measure_size(rules: int, rounds: int) -> list[Figure]:
     endpoints = endpoints_for(rules)
+    size = f"{rules // 1000}k rules"
     with contextlib.ExitStack() as stack:
         raw = stack.enter_context(Node())
         peers.nft(raw, nft_text.load_text(endpoints))
         subjects = raw_subjects(raw)
+        elements = element_subjects(raw)
         for backend in ("legacy", "nft"):
             node = stack.enter_context(Node(STACKS[f"iptables-{backend}"]))
             subjects.append(restore_subject(node, backend, endpoints))
-        others = [subject.name for subject in subjects if subject.name != peers.FLOOR]
-        if Calico.is_installed():
-            calico = stack.enter_context(Calico())
-            calico.program(endpoint_world(endpoints))
-            subjects += calico.policy_subjects(_ENDPOINT)
-        values = interleave(subjects, rounds)
+        if not Calico.is_installed():
+            return _rows(f"1 policy of {size}", subjects, rounds) + _rows(
+                f"1 member at {size}", elements, rounds
+            )
+        calico = stack.enter_context(Calico())
+        calico.program(endpoint_world(endpoints))
+        found = _rows(f"1 policy of {size}", [*subjects, *calico.policy_subjects(_ENDPOINT)], rounds)
+        # The mirror is loaded anew.
+        calico.program(endpoint_world(endpoints))
+        return found + _rows(f"1 member at {size}", [*elements, *calico.member_subjects(f"s:{_SET}")], rounds)
+
+
+def _rows(what: str, subjects: list[Subject], rounds: int) -> list[Figure]:
+    others = [
+        subject.name for subject in subjects if subject.name not in (peers.FLOOR, NFTABLES, COMMIT, REPLAYED)
+    ]
     return figures.rows(
-        f"nft-change 1 policy of {rules // 1000}k rules",
-        values,
-        floors={**dict.fromkeys(others, peers.FLOOR), NFTABLES: REPLAYED},
-        peers={NFTABLES: [*others, peers.FLOOR]},
+        f"nft-change {what}",
+        interleave(subjects, rounds),
+        floors={**dict.fromkeys(others, peers.FLOOR), NFTABLES: REPLAYED, COMMIT: REPLAYED},
+        peers={NFTABLES: [*others, peers.FLOOR], COMMIT: [*others, peers.FLOOR]},
     )
 
 

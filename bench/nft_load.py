@@ -17,7 +17,7 @@ import sys
 from functools import partial
 
 from bench import figures, nft_text, peers
-from bench.calico import NFTABLES, REPLAYED, Calico
+from bench.calico import COMMIT, NFTABLES, REPLAYED, Calico
 from bench.figures import Figure, Subject, interleave, timed
 from bench.node import STACKS, Node
 from bench.world import endpoint_world, endpoints_for
@@ -85,7 +85,7 @@ def measure_size(rules: int, rounds: int) -> list[Figure]:
     return figures.rows(
         f"nft-load {rules // 1000}k rules",
         values,
-        floors={**dict.fromkeys(others, peers.FLOOR), NFTABLES: REPLAYED, "calico-engine commit": REPLAYED},
+        floors={**dict.fromkeys(others, peers.FLOOR), NFTABLES: REPLAYED, COMMIT: REPLAYED},
         peers={NFTABLES: others},
     )
 

@@ -15,7 +15,7 @@ import sys
 from functools import partial
 
 from bench import figures, nft_text, peers
-from bench.calico import NFTABLES, REPLAYED, Calico
+from bench.calico import COMMIT, NFTABLES, REPLAYED, Calico
 from bench.figures import Figure, Subject, interleave, timed
 from bench.node import Node
 from bench.world import addresses, set_world
@@ -78,7 +78,7 @@ def element_subjects(node: Node, members: int) -> list[Subject]:
         Subject("ipset restore", timed(lambda: _ipset(node, "add one 11.0.0.0\n")), verify=verify_ipset),
     ]
     if floor := peers.Floor.of(node):
-        found.insert(0, Subject(peers.FLOOR, partial(floor.first_us, "element", members, _FLOOR_TIMES)))
+        found.insert(0, Subject(peers.FLOOR, partial(floor.first_us, "element", "members", _FLOOR_TIMES)))
     if library := peers.libnftables(node):
         found.append(Subject("libnftables", lambda: library.run_us(add), verify=verify))
     return found
@@ -104,7 +104,7 @@ def measure_element(members: int, rounds: int) -> list[Figure]:
         if Calico.is_installed():
             calico = stack.enter_context(Calico())
             calico.program(set_world(members))
-            subjects += calico.member_subjects()
+            subjects += calico.member_subjects("s:members")
         values = interleave(subjects, rounds)
     return _rows(f"nft-set add 1 to {members // 1000}k", values, others)
 
@@ -113,8 +113,8 @@ def _rows(scenario: str, values: dict[str, list[float]], others: list[str]) -> l
     return figures.rows(
         scenario,
         values,
-        floors={**dict.fromkeys(others, peers.FLOOR), NFTABLES: REPLAYED},
-        peers={NFTABLES: [*others, peers.FLOOR]},
+        floors={**dict.fromkeys(others, peers.FLOOR), NFTABLES: REPLAYED, COMMIT: REPLAYED},
+        peers={NFTABLES: [*others, peers.FLOOR], COMMIT: [*others, peers.FLOOR]},
     )
 
 

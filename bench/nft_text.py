@@ -23,7 +23,7 @@ def load_text(endpoints: int) -> str:
         members = addresses(SHARED_MEMBERS, 10 << 24 | 100 << 16 | number << 8)
         lines.append(
             f"add set ip {TABLE} shared-{number} "
-            f"{{ type ipv4_addr; size {SHARED_MEMBERS}; elements = {{ {', '.join(members)} }}; }}"
+            f"{{ type ipv4_addr; size {2 * SHARED_MEMBERS}; elements = {{ {', '.join(members)} }}; }}"
         )
     lines += [f"add map ip {TABLE} {name} {{ type ifname : verdict; }}" for name in ("to", "from")]
     lines.append(f"add chain ip {TABLE} forward {{ type filter hook forward priority 0; }}")
@@ -53,8 +53,8 @@ def set_text(members: int) -> str:
     )
 
 
-def element_text(verb: str) -> str:
-    return f"{verb} element ip {TABLE} members {{ 11.0.0.0 }}\n"
+def element_text(verb: str, name: str = "members") -> str:
+    return f"{verb} element ip {TABLE} {name} {{ 11.0.0.0 }}\n"
 
 
 def _rules(chain: str, rules: Iterator[tuple[str, str]]) -> list[str]:

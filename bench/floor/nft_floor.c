@@ -5,7 +5,7 @@
  *   nft_floor load ENDPOINTS         table, sets, chains, rules and dispatch of so many endpoints, built and sent; ns
  *   nft_floor change ENDPOINT N      replace the ten rules of an endpoint's policy; median ns of N
  *   nft_floor set MEMBERS            a hash set of so many addresses, sized, built and sent; ns
- *   nft_floor element MEMBERS N      add an element to that set (and take it away again); median ns of N additions
+ *   nft_floor element SET N          add an element to a set (and take it away again); median ns of N additions
  *
  * A recorded transaction is what was given to one send. The content of `load` is that of bench/nft_text.py, word by
  * word. Everything is in a table of its own, in the network namespace where this runs.
@@ -518,7 +518,7 @@ static void load(int endpoints)
     add_table();
     for (uint32_t set = 0; set < SETS; set++) {
         snprintf(name, sizeof name, "shared-%u", set);
-        add_set(name, set + 1, 0, TYPE_ADDRESS, 4, SET_MEMBERS);
+        add_set(name, set + 1, 0, TYPE_ADDRESS, 4, 2 * SET_MEMBERS);
         addresses(NFT_MSG_NEWSETELEM, name, 10u << 24 | 100u << 16 | set << 8, SET_MEMBERS);
     }
     add_set("to", SETS + 1, NFT_SET_MAP, TYPE_IFNAME, 16, 0);
@@ -645,7 +645,7 @@ int main(int argc, char **argv)
             began = now_ns();
             if (is_element) {
                 start();
-                addresses(NFT_MSG_NEWSETELEM, "members", 11u << 24, 1);
+                addresses(NFT_MSG_NEWSETELEM, argv[2], 11u << 24, 1);
                 finish();
             } else {
                 change(atoi(argv[2]), 1 + i % 2);
@@ -653,7 +653,7 @@ int main(int argc, char **argv)
             taken[i] = now_ns() - began;
             if (is_element) {
                 start();
-                addresses(NFT_MSG_DELSETELEM, "members", 11u << 24, 1);
+                addresses(NFT_MSG_DELSETELEM, argv[2], 11u << 24, 1);
                 finish();
             }
         }

@@ -34,7 +34,7 @@ def test_floor_and_text_make_the_same_set() -> None:
 
         floor.run_us("set", 2500)
         peers.nft(by_text, nft_text.set_text(2500))
-        floor.run_us("element", 2500, 1)
+        floor.run_us("element", "members", 1)
 
         assert sorted(table(by_floor).split()) == sorted(table(by_text).split())
 
