@@ -29,17 +29,24 @@ ALL_INTERFACES = "*"
 def compile_workload_dispatch(interface_names: Iterable[str], settings: FelixSettings) -> Chains:
     """Return cali-from-wl-dispatch and cali-to-wl-dispatch; an unknown interface is dropped."""
     known = sorted({name for name in interface_names if names.is_interface_name(name)})
-    unknown = Rule((), deny(settings, Layer.FILTER), ("Unknown interface",), static("unknown interface"))
+    unknown = unknown_interface(settings)
+    return {key: (rule, unknown) if known else (unknown,) for key, rule in workload_dispatch(known).items()}
+
+
+def workload_dispatch(interface_names: Sequence[str]) -> dict[ChainKey, Rule]:
+    """Return the dispatching rule of each of the two chains."""
     return {
-        ChainKey(Layer.FILTER, names.FROM_WORKLOAD_DISPATCH): (
-            *_dispatch("in", names.FROM_WORKLOAD, known),
-            unknown,
-        ),
-        ChainKey(Layer.FILTER, names.TO_WORKLOAD_DISPATCH): (
-            *_dispatch("out", names.TO_WORKLOAD, known),
-            unknown,
-        ),
+        ChainKey(Layer.FILTER, chain): _dispatch_rule(direction, prefix, interface_names)
+        for chain, direction, prefix in (
+            (names.FROM_WORKLOAD_DISPATCH, "in", names.FROM_WORKLOAD),
+            (names.TO_WORKLOAD_DISPATCH, "out", names.TO_WORKLOAD),
+        )
     }
+
+
+def unknown_interface(settings: FelixSettings) -> Rule:
+    """Return what both chains end with."""
+    return Rule((), deny(settings, Layer.FILTER), ("Unknown interface",), static("unknown interface"))
 
 
 def compile_host_dispatch(resolved: Mapping[str, HostEndpointUpdate], settings: FelixSettings) -> Chains:
@@ -63,8 +70,12 @@ def compile_host_dispatch(resolved: Mapping[str, HostEndpointUpdate], settings: 
 
 
 def _dispatch(direction: str, prefix: str, interface_names: Sequence[str]) -> tuple[Rule, ...]:
+    return (_dispatch_rule(direction, prefix, interface_names),) if interface_names else ()
+
+
+def _dispatch_rule(direction: str, prefix: str, interface_names: Sequence[str]) -> Rule:
     targets = tuple((name, names.endpoint_chain(prefix, name)) for name in interface_names)
-    return (Rule((), DispatchByInterface(direction, targets), (), static("dispatch")),) if targets else ()
+    return Rule((), DispatchByInterface(direction, targets), (), static("dispatch"))
 
 
 def _pair(

@@ -6,6 +6,8 @@ Source: felix/rules/dispatch.go (buildSingleDispatchChainTree).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from calico_engine.ruleset.actions import Chains
 from calico_engine.ruleset.ir import ChainKey, DispatchByInterface, Goto, InterfaceIs, Jump, Rule
 
@@ -27,23 +29,40 @@ def _tree(
 ) -> Chains:
     tail = rest[key]
     targets = sorted(op.targets)
-    common = _common_prefix(targets[0][0], targets[-1][0]) if targets else ""
+    common = common_prefix(targets[0][0], targets[-1][0]) if targets else ""
     groups: dict[str, list[tuple[str, str]]] = {}
     for name, chain in targets:
         groups.setdefault(name[: len(common) + 1], []).append((name, chain))
     root: list[Rule] = []
     chains: Chains = dict(rest)
     for prefix, members in groups.items():
-        steps = [_step(rule, op, name, chain) for name, chain in members]
-        if len(members) == 1:
-            root += steps
-        else:
-            child = ChainKey(key.layer, f"{key.name}-{prefix[len(common) :]}")
-            chains[child] = (*steps, *tail)
-            match = InterfaceIs(op.direction, f"{prefix}+")
-            root.append(Rule((*rule.matches, match), Goto(child.name), rule.comments, rule.origin))
+        steps, children = lower_group(key, rule, op, members, prefix, common, tail)
+        root += steps
+        chains |= children
     chains[key] = (*before, *root, *tail)
     return chains
+
+
+def lower_group(
+    key: ChainKey,
+    rule: Rule,
+    op: DispatchByInterface,
+    members: Sequence[tuple[str, str]],
+    prefix: str,
+    common: str,
+    tail: tuple[Rule, ...],
+) -> tuple[tuple[Rule, ...], Chains]:
+    """Return what a group of targets takes in the chain itself, and its own chain where it has one.
+
+    prefix: what the group's names begin with, one character more than what all names have in common.
+    """
+    steps = tuple(_step(rule, op, name, chain) for name, chain in members)
+    if len(members) == 1:
+        return steps, {}
+    child = ChainKey(key.layer, f"{key.name}-{prefix[len(common) :]}")
+    match = InterfaceIs(op.direction, f"{prefix}+")
+    lead = Rule((*rule.matches, match), Goto(child.name), rule.comments, rule.origin)
+    return (lead,), {child: (*steps, *tail)}
 
 
 def _step(rule: Rule, op: DispatchByInterface, name: str, chain: str) -> Rule:
@@ -51,7 +70,7 @@ def _step(rule: Rule, op: DispatchByInterface, name: str, chain: str) -> Rule:
     return Rule((*rule.matches, InterfaceIs(op.direction, name)), target, rule.comments, rule.origin)
 
 
-def _common_prefix(first: str, last: str) -> str:
+def common_prefix(first: str, last: str) -> str:
     """Return the common prefix of a sorted list, given its ends."""
     for position, (one, other) in enumerate(zip(first, last, strict=False)):
         if one != other:

@@ -23,7 +23,7 @@ from calico_engine.messages import (
 from calico_engine.model.resource import ResourceKey
 from calico_engine.ruleset import names
 from calico_engine.ruleset.classify import Classifier
-from calico_engine.ruleset.compile_dispatch import compile_host_dispatch, compile_workload_dispatch
+from calico_engine.ruleset.compile_dispatch import compile_host_dispatch
 from calico_engine.ruleset.compile_endpoint import compile_workload
 from calico_engine.ruleset.compile_host import compile_host, resolve_host_endpoints
 from calico_engine.ruleset.compile_list import CLOSED, compile_list_dispatch, endpoint_lists
@@ -36,6 +36,7 @@ from calico_engine.ruleset.compile_nat import (
 from calico_engine.ruleset.compile_policy import INGRESS, compile_policy, compile_profile
 from calico_engine.ruleset.compile_sets import find_tunnels, masquerades
 from calico_engine.ruleset.compile_static import StaticRules, compile_static
+from calico_engine.ruleset.dispatch_tree import DispatchTree
 from calico_engine.ruleset.ir import ChainKey, Drop, Family, Layer, Origin, Rule
 from calico_engine.ruleset.lower import lower_chains, lower_rules
 from calico_engine.ruleset.state import DesiredState, Touched
@@ -84,6 +85,7 @@ class RulesetCompiler:
         self._made: dict[Part, frozenset[ChainKey]] = {}
         self._makers: dict[ChainKey, set[Part]] = {}
         self._claims = InterfaceClaims()
+        self._dispatch = DispatchTree()
         self._with_nats: set[ResourceKey] = set()
         self._with_spoofing: set[ResourceKey] = set()
         self._policy_shape: dict[ResourceKey, tuple[str, bool, bool]] = {}
@@ -257,7 +259,10 @@ class RulesetCompiler:
         problems: list[str] = []
         chains: Chains = {}
         try:
-            chains = lower_chains(self._compile(part), self._state.settings, self.family)
+            chains = self._compile(part)
+            # The dispatch tree is lowered as it is made.
+            if part != DISPATCH or self._lists is not None:
+                chains = lower_chains(chains, self._state.settings, self.family)
         except CalicoEngineError as error:
             if part == STATIC:
                 # Without these there is nothing to hang anything into: leave the kernel as it is.
@@ -343,7 +348,7 @@ class RulesetCompiler:
         if part == DISPATCH:
             if self._lists is not None:
                 return compile_list_dispatch(self._lists.endpoints, settings)
-            return compile_workload_dispatch(self._claims.interfaces, settings)
+            return self._dispatch.compile(self._claims.interfaces, settings)
         if part == FIXED_SETS:
             if self._lists is not None:
                 self._lists.feed_fixed_sets()
