@@ -19,6 +19,8 @@ SOURCES = (
     "pack_set.c",
     "encode_set.c",
     "parse_set.c",
+    "nft_encode.c",
+    "nft_parse.c",
 )
 
 
@@ -36,7 +38,7 @@ ffibuilder.set_source(
     # setuptools wants paths relative to setup.py, and refuses absolute ones in an sdist.
     sources=[f"native/src/{name}" for name in SOURCES],
     include_dirs=["native/include"],
-    depends=["native/include/ce_fastpath.h"],
+    depends=["native/include/ce_fastpath.h", "native/src/nft_wire.h"],
     extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra"],
     optional=True,
     py_limited_api=True,

@@ -1,4 +1,4 @@
-"""The C extension as native.py sees it; contracts in native/include/ce_fastpath.h."""
+"""The C extension as native.py and native_nft.py see it; contracts in native/include/ce_fastpath.h."""
 
 from _cffi_backend import FFI
 
@@ -55,6 +55,49 @@ class _Lib:
     def ce_unique_rows(self, rows: object, n_rows: int, row_size: int, n_left: object) -> int: ...
     def ce_pack_set_members(
         self, text: object, length: int, rows: object, n_rows_max: int, counts: object
+    ) -> int: ...
+    def ce_number_messages(self, messages: object, length: int, first: int, counts: object) -> int: ...
+    def ce_encode_set_elements(
+        self,
+        head: object,
+        head_size: int,
+        rows: object,
+        n_rows: int,
+        packed_size: int,
+        key_size: int,
+        swaps: int,
+        tails: object,
+        tail_ends: object,
+        n_tails: int,
+        messages: object,
+        room: int,
+        written: object,
+    ) -> int: ...
+    def ce_assemble_rules(
+        self,
+        head: object,
+        head_size: int,
+        expressions: object,
+        expression_ends: object,
+        user_data: object,
+        user_data_ends: object,
+        n_rules: int,
+        messages: object,
+        room: int,
+        written: object,
+    ) -> int: ...
+    def ce_parse_element_dump(
+        self,
+        dump: object,
+        length: int,
+        key_size: int,
+        swaps: int,
+        rows: object,
+        n_rows_max: int,
+        n_rows: object,
+    ) -> int: ...
+    def ce_parse_rule_dump(
+        self, dump: object, length: int, rows: object, n_rows_max: int, n_rows: object
     ) -> int: ...
 
 ffi: FFI

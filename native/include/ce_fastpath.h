@@ -75,6 +75,47 @@ int ce_pack_set_members(const uint8_t *text, size_t length, uint8_t *rows, size_
 int ce_parse_set_dump(const uint8_t *dump, size_t length, uint8_t *rows, size_t n_rows_max,
                       size_t *n_rows);
 
+/* Number the messages of an nftables batch in place, from first up.
+ * messages: length bytes, each message at a multiple of 4. counts: 2 places, how many there are and where the last but
+ * one begins.
+ * -EINVAL: a message is cut off, or there are fewer than three. */
+int ce_number_messages(uint8_t *messages, size_t length, uint32_t first, size_t *counts);
+
+/* Elements of an nftables set as messages. Row form: core/calico_engine/fastpath/nft_messages.py.
+ * head: what begins each message, head_size bytes, a multiple of 4 and at least 20; its length is filled in.
+ * rows: n_rows x (packed_size + 4) bytes: a key, of which the kernel gets key_size bytes with the words of swaps
+ * reversed, and the number of a tail. tails: back to back; tail_ends: n_tails places, ascending, where each ends.
+ * messages: room bytes; 12 + key_size padded to 4 + the tail for each row, and head_size + 4 for each message, are
+ * enough. written: 1 place, the bytes written.
+ * -EINVAL: head_size, packed_size or key_size (1 to 64) is not as said, a row has the number of no tail, or a tail is
+ * no multiple of 4 or too long; -ENOSPC: room is too small; -EOVERFLOW: the length of rows does not fit size_t. */
+int ce_encode_set_elements(const uint8_t *head, size_t head_size, const uint8_t *rows, size_t n_rows,
+                           size_t packed_size, size_t key_size, uint32_t swaps, const uint8_t *tails,
+                           const uint32_t *tail_ends, size_t n_tails, uint8_t *messages, size_t room,
+                           size_t *written);
+
+/* Rules of one chain as messages.
+ * head: as above. expressions, user_data: back to back; expression_ends, user_data_ends: n_rules places each, ascending.
+ * messages: room bytes; for each rule head_size + 8 and both lengths padded to 4 are enough. written: 1 place.
+ * -EINVAL: head_size is not as said, or a part is too long for an attribute; -ENOSPC: room is too small. */
+int ce_assemble_rules(const uint8_t *head, size_t head_size, const uint8_t *expressions,
+                      const uint32_t *expression_ends, const uint8_t *user_data,
+                      const uint32_t *user_data_ends, size_t n_rules, uint8_t *messages, size_t room,
+                      size_t *written);
+
+/* The elements in a dump of one set, as rows of 2 x key_size + 20 bytes, in the dump's order.
+ * dump: length bytes, the kernel's messages back to back, not trusted. swaps: words of keys to reverse.
+ * rows: room for n_rows_max rows; length / 12 are always enough. n_rows: 1 place.
+ * -EINVAL: key_size is not within 1..64, a message or attribute is cut off, or a key is missing or of another size;
+ * -ENOSPC: n_rows_max is too small; -EOVERFLOW: length does not fit uint32_t, or the length of rows not size_t. */
+int ce_parse_element_dump(const uint8_t *dump, size_t length, size_t key_size, uint32_t swaps, uint8_t *rows,
+                          size_t n_rows_max, size_t *n_rows);
+
+/* The rules in a dump, as rows of 32 bytes: handle, then offset and length of table, chain and user data.
+ * dump: as above. rows: room for n_rows_max rows; length / 20 are always enough. n_rows: 1 place.
+ * -EINVAL: a message or attribute is cut off, or a handle is none; -ENOSPC and -EOVERFLOW: as above. */
+int ce_parse_rule_dump(const uint8_t *dump, size_t length, uint8_t *rows, size_t n_rows_max, size_t *n_rows);
+
 /* cffi: end */
 
 /* 0 when n x size fits size_t, else -EOVERFLOW. */

@@ -9,7 +9,6 @@ import os
 from typing import Literal
 
 from calico_engine.fastpath import nft_messages, pure, set_messages, set_text
-from calico_engine.fastpath.nft_messages import number_messages
 from calico_engine.fastpath.set_messages import SET_ROW_SIZE
 
 Backend = Literal["native", "pure"]
@@ -42,7 +41,21 @@ if _BACKEND == "native":
         sort_unique_rows,
         subtract_rows,
     )
+    from calico_engine.fastpath.native_nft import (
+        assemble_rules,
+        encode_set_elements,
+        number_messages,
+        parse_element_dump,
+        parse_rule_dump,
+    )
 else:
+    from calico_engine.fastpath.nft_messages import (
+        assemble_rules,
+        encode_set_elements,
+        number_messages,
+        parse_element_dump,
+        parse_rule_dump,
+    )
     from calico_engine.fastpath.pure import (
         diff_rows,
         longest_prefix,
@@ -62,13 +75,17 @@ def backend() -> Backend:
 __all__ = [
     "SET_ROW_SIZE",
     "Backend",
+    "assemble_rules",
     "backend",
     "diff_rows",
+    "encode_set_elements",
     "encode_set_members",
     "longest_prefix",
     "nft_messages",
     "number_messages",
     "pack_set_members",
+    "parse_element_dump",
+    "parse_rule_dump",
     "parse_set_dump",
     "pure",
     "set_messages",

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import msgspec
 
+from calico_engine.fastpath import parse_element_dump, parse_rule_dump
+from calico_engine.fastpath.nft_messages import ELEMENT_ROW_TAIL, RULE_ROW
 from calico_engine.ruleset.ir import Family
 from calico_engine.tables.backend import CATCH_ALL, ActualSet, Element, KeyPart, SetShape, ValueKind
 from calico_engine_nftables import elements as wire_elements
@@ -109,16 +112,20 @@ def _chain(found: dict[int, bytes]) -> ActualChain:
 
 
 def parse_rules(dump: bytes, family: Family, table: str) -> list[ActualRule]:
-    """Return the rules of a table, chain by chain in their order."""
-    return [
-        ActualRule(
-            read_text(found.get(m.RULE_CHAIN, b"")),
-            int.from_bytes(found.get(m.RULE_HANDLE, b""), "big"),
-            read_comment(found.get(m.RULE_USERDATA, b"")),
-        )
-        for found in _bodies(dump, Kind.NEWRULE, family)
-        if read_text(found.get(m.TABLE_NAME, b"")) == table
-    ]
+    """Return the rules of a table, chain by chain in their order. Raises: ValueError."""
+    name = table.encode() + b"\0"
+    chains: dict[bytes, str] = {}
+    found: list[ActualRule] = []
+    for row in RULE_ROW.iter_unpack(parse_rule_dump(dump)):
+        handle, table_at, table_bytes, chain_at, chain_bytes, data_at, data_bytes = row
+        if dump[table_at : table_at + table_bytes] != name:
+            continue
+        chain = dump[chain_at : chain_at + chain_bytes]
+        if chain not in chains:
+            chains[chain] = read_text(chain)
+        comment = read_comment(dump[data_at : data_at + data_bytes])
+        found.append(ActualRule(chains[chain], handle, comment))
+    return found
 
 
 def parse_sets(dump: bytes, family: Family, table: str) -> list[ActualSetHead]:
@@ -164,79 +171,77 @@ def parse_elements(dump: bytes, family: Family, shape: SetShape | None) -> Actua
     """Return a set with its elements; with none of them, and no shape, where they are not such as we make."""
     if shape is None:
         return ActualSet(None, {})
-    read = _read_ranges if shape.intervals and len(shape.key) == 1 else _read_single
     try:
-        return ActualSet(shape, read(dump, family, shape))
-    except (KeyError, ValueError, struct.error):
+        rows = _element_rows(dump, shape, family)
+        if shape.intervals and len(shape.key) == 1:
+            return ActualSet(shape, _ranges(rows, m.key_bytes(shape, family)))
+        return ActualSet(shape, _keys(rows, shape, family))
+    except (KeyError, ValueError):
         return ActualSet(None, {})
 
 
-def _read_single(dump: bytes, family: Family, shape: SetShape) -> dict[bytes, Element]:
-    to_packed = wire_elements.key_reader(shape, family)
-    found: dict[bytes, Element] = {}
-    for attributes in _elements(dump, family):
-        element = _element(shape.value, attributes)
-        if wire_elements.KEY not in attributes:
-            found[_catch_all(attributes)] = element
+#: What the element that ends a range has.
+_NOTHING = Element()
+#: First key, last key, flags, what it has.
+_ElementRow = tuple[bytes, bytes, int, Element]
+
+
+def _element_rows(dump: bytes, shape: SetShape, family: Family) -> Iterator[_ElementRow]:
+    key_bytes, swaps = m.key_bytes(shape, family), wire_elements.number_words(shape, family)
+    rows = parse_element_dump(dump, key_bytes, swaps)
+    # Thousands of elements share a few values.
+    known: dict[tuple[bytes, bytes], Element] = {}
+    row = struct.Struct(f"={key_bytes}s{key_bytes}s{ELEMENT_ROW_TAIL.format[1:]}")
+    for first, last, flags, data_at, data_bytes, user_at, user_bytes in row.iter_unpack(rows):
+        if flags & wire_elements.FLAG_END:
+            yield first, last, flags, _NOTHING
             continue
-        key = to_packed(_data(attributes[wire_elements.KEY]))
-        if shape.intervals:
-            key += to_packed(_data(attributes.get(wire_elements.KEY_END, attributes[wire_elements.KEY])))
-        found[key] = element
+        parts = dump[data_at : data_at + data_bytes], dump[user_at : user_at + user_bytes]
+        element = known.get(parts)
+        if element is None:
+            known[parts] = element = _element(shape.value, *parts)
+        yield first, last, flags, element
+
+
+def _element(kind: ValueKind, value: bytes, user_data: bytes) -> Element:
+    data = dict(read_attributes(value))
+    verdict = dict(read_attributes(data[2])) if 2 in data else {}
+    return Element(wire_elements.read_value(kind, data, verdict), read_comment(user_data))
+
+
+def _keys(rows: Iterator[_ElementRow], shape: SetShape, family: Family) -> dict[bytes, Element]:
+    padding = bytes(wire_elements.packed_key_bytes(shape, family) - m.key_bytes(shape, family))
+    found: dict[bytes, Element] = {}
+    for first, last, flags, element in rows:
+        if flags & wire_elements.FLAG_CATCH_ALL:
+            found[CATCH_ALL] = element
+        elif shape.intervals:
+            found[first + last] = element
+        else:
+            found[first + padding] = element
     return found
 
 
-def _read_ranges(dump: bytes, family: Family, shape: SetShape) -> dict[bytes, Element]:
+def _ranges(rows: Iterator[_ElementRow], key_bytes: int) -> dict[bytes, Element]:
     """Read ranges of a key of one part: each begins at an element and lasts until the next, or the end of all."""
-    to_packed = wire_elements.key_reader(shape, family)
     found: dict[bytes, Element] = {}
     bounds: list[tuple[int, int, Element | None]] = []
-    length = m.key_bytes(shape, family)
-    for attributes in _elements(dump, family):
-        flags = _flags(attributes)
-        is_end = bool(flags & wire_elements.FLAG_END)
-        if wire_elements.KEY not in attributes:
-            found[_catch_all(attributes)] = _element(shape.value, attributes)
+    for first, _, flags, element in rows:
+        if flags & wire_elements.FLAG_CATCH_ALL:
+            found[CATCH_ALL] = element
             continue
-        key = int.from_bytes(_data(attributes[wire_elements.KEY]), "big")
         # The end of one range comes before the start of the next at the same key.
-        bounds.append((key, 0 if is_end else 1, None if is_end else _element(shape.value, attributes)))
+        is_end = bool(flags & wire_elements.FLAG_END)
+        bounds.append((int.from_bytes(first, "big"), 0 if is_end else 1, None if is_end else element))
     bounds.sort(key=lambda bound: bound[:2])
-    for (first, _, element), following in zip(bounds, [*bounds[1:], None], strict=True):
-        if element is not None:
-            last = (1 << 8 * length) - 1 if following is None else following[0] - 1
-            if last < first:
-                raise ValueError("two ranges begin at one key")
-            key_of = (bound.to_bytes(length, "big") for bound in (first, last))
-            found[b"".join(map(to_packed, key_of))] = element
+    for (begin, _, content), following in zip_longest(bounds, bounds[1:]):
+        if content is None:
+            continue
+        end = (1 << 8 * key_bytes) - 1 if following is None else following[0] - 1
+        if end < begin:
+            raise ValueError("two ranges begin at one key")
+        found[begin.to_bytes(key_bytes, "big") + end.to_bytes(key_bytes, "big")] = content
     return found
-
-
-def _flags(attributes: dict[int, bytes]) -> int:
-    return int.from_bytes(attributes.get(wire_elements.FLAGS, b""), "big")
-
-
-def _catch_all(attributes: dict[int, bytes]) -> bytes:
-    if not _flags(attributes) & wire_elements.FLAG_CATCH_ALL:
-        raise ValueError("an element without a key")
-    return CATCH_ALL
-
-
-def _element(kind: ValueKind, attributes: dict[int, bytes]) -> Element:
-    data = dict(read_attributes(attributes.get(wire_elements.DATA, b"")))
-    verdict = dict(read_attributes(data[2])) if 2 in data else {}
-    value = wire_elements.read_value(kind, data, verdict)
-    return Element(value, read_comment(attributes.get(wire_elements.USERDATA, b"")))
-
-
-def _data(value: bytes) -> bytes:
-    return dict(read_attributes(value))[1]
-
-
-def _elements(dump: bytes, family: Family) -> Iterator[dict[int, bytes]]:
-    for body in _bodies(dump, Kind.NEWSETELEM, family):
-        for _, element in read_attributes(body.get(wire_elements.LIST_ELEMENTS, b"")):
-            yield dict(read_attributes(element))
 
 
 def _bodies(dump: bytes, kind: Kind, family: Family) -> Iterator[dict[int, bytes]]:

@@ -7,10 +7,12 @@ it; a range of a key of several parts is one element with two keys.
 
 from __future__ import annotations
 
-import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 
+from calico_engine.fastpath import encode_set_elements
+from calico_engine.fastpath.nft_messages import swap_words
 from calico_engine.ruleset.ir import Family
 from calico_engine.tables.backend import CATCH_ALL, Element, KeyPart, SetShape, ValueKind
 from calico_engine_nftables import words
@@ -22,6 +24,7 @@ from calico_engine_nftables.wire import (
     Verdict,
     attribute,
     comment_data,
+    extend,
     host_number,
     message,
     nested,
@@ -34,6 +37,8 @@ LIST_ELEMENTS = 3
 FLAG_END, FLAG_CATCH_ALL = 1, 2
 #: The most that the elements of a message may take: they are one attribute, whose length has 16 bits.
 _MESSAGE_MAX_BYTES = 60_000
+#: So many are encoded one by one: packing takes longer.
+_FEW = 8
 #: In the user data of an element: a range that no other element ends. libnftnl/udata.h, nftables' rule.h.
 _OPEN_RANGE = bytes((1, 4)) + host_number(1)
 
@@ -46,65 +51,83 @@ Convert = Callable[[bytes], bytes]
 def encode_elements(
     family: Family, table: str, name: str, shape: SetShape, elements: Mapping[bytes, Element]
 ) -> list[bytes]:
-    """Return the messages that add elements to a set. Raises: ValueError for a key or value of another shape."""
-    return _messages(Kind.NEWSETELEM, NLM_F_CREATE, family, table, name, _encoded(shape, family, elements))
+    """Return messages that add elements to a set. Raises: ValueError for a key or value of another shape."""
+    return _encode(Kind.NEWSETELEM, NLM_F_CREATE, (family, table, name), shape, elements)
 
 
 def encode_deletions(
     family: Family, table: str, name: str, shape: SetShape, keys: Iterable[bytes]
 ) -> list[bytes]:
-    """Return the messages that delete elements of a set; the kernel refuses them all when one is not there."""
+    """Return messages that delete elements of a set; the kernel refuses them all when one is not there."""
     without_values = SetShape(shape.key, ValueKind.NONE, shape.intervals)
-    elements = _encoded(without_values, family, dict.fromkeys(keys, _NOTHING))
-    return _messages(Kind.DELSETELEM, 0, family, table, name, elements)
+    elements = dict.fromkeys(keys, _NOTHING)
+    return _encode(Kind.DELSETELEM, 0, (family, table, name), without_values, elements)
 
 
 _NOTHING = Element()
 
 
-def _messages(
-    kind: Kind, flags: int, family: Family, table: str, name: str, elements: Iterator[bytes]
+def _encode(
+    kind: Kind, flags: int, place: tuple[Family, str, str], shape: SetShape, elements: Mapping[bytes, Element]
 ) -> list[bytes]:
-    head = text(TABLE_NAME, table) + text(SET_NAME, name)
+    family, table, name = place
+    head = message(kind, flags, family, text(TABLE_NAME, table) + text(SET_NAME, name))
+    if len(elements) > _FEW and not shape.intervals:
+        return _many(head, shape, family, elements)
+    return _few(head, _encoded(shape, family, elements))
+
+
+def _few(head: bytes, elements: Iterable[bytes]) -> list[bytes]:
     messages: list[bytes] = []
     parts: list[bytes] = []
     size = 0
     for element in elements:
         size += len(element)
         if size > _MESSAGE_MAX_BYTES:
-            messages.append(message(kind, flags, family, head + nested(LIST_ELEMENTS, *parts)))
+            messages.append(extend(head, nested(LIST_ELEMENTS, *parts)))
             parts, size = [], len(element)
         parts.append(element)
     if parts:
-        messages.append(message(kind, flags, family, head + nested(LIST_ELEMENTS, *parts)))
+        messages.append(extend(head, nested(LIST_ELEMENTS, *parts)))
     return messages
 
 
+def _many(head: bytes, shape: SetShape, family: Family, elements: Mapping[bytes, Element]) -> list[bytes]:
+    """Encode by the fast path, with the few values that elements share packed once."""
+    packed_bytes = packed_key_bytes(shape, family)
+    tails: list[bytes] = []
+    # By identity, as most elements are one of few objects.
+    numbers: dict[int, bytes] = {}
+    for element in elements.values():
+        if id(element) not in numbers:
+            numbers[id(element)] = len(tails).to_bytes(4, sys.byteorder)
+            tails.append(_tail(shape.value, element))
+    catch_all = elements.get(CATCH_ALL)
+    rows = [key + numbers[id(element)] for key, element in elements.items()]
+    odd = [key for key in elements if len(key) != packed_bytes]
+    if odd != ([CATCH_ALL] if catch_all else []):
+        raise _bad_key(shape, packed_bytes, next(filter(None, odd)))
+    messages = []
+    if catch_all is not None:
+        rows.remove(numbers[id(catch_all)])
+        messages = _few(head, [_catch_all(shape, packed_bytes, CATCH_ALL, catch_all)])
+    swaps = number_words(shape, family)
+    encoded = encode_set_elements(head, b"".join(rows), packed_bytes, key_bytes(shape, family), swaps, tails)
+    return [*messages, encoded]
+
+
 def _encoded(shape: SetShape, family: Family, elements: Mapping[bytes, Element]) -> Iterator[bytes]:
-    packed_bytes = sum((part_bytes(part, family) + 3) & ~3 for part in shape.key)
+    packed_bytes = packed_key_bytes(shape, family)
     to_kernel = key_converter(shape, family)
     if shape.intervals:
-        return _ranges(shape, packed_bytes, to_kernel, elements)
-    return _single(shape, family, packed_bytes, to_kernel, elements)
-
-
-def _single(
-    shape: SetShape, family: Family, packed_bytes: int, to_kernel: Convert, elements: Mapping[bytes, Element]
-) -> Iterator[bytes]:
-    around = partial(_around, key_bytes(shape, family), shape.value)
+        yield from _ranges(shape, packed_bytes, to_kernel, elements)
+        return
     for key, element in elements.items():
         if len(key) != packed_bytes:
             yield _catch_all(shape, packed_bytes, key, element)
         else:
-            before, after = around(element)
-            yield before + to_kernel(key) + after
-
-
-@lru_cache(maxsize=1 << 16)
-def _around(length: int, kind: ValueKind, element: Element) -> tuple[bytes, bytes]:
-    """Return what stands before and after the key of an element."""
-    whole = nested(1, nested(KEY, attribute(1, bytes(length))), _tail(kind, element))
-    return whole[:12], whole[12 + length :]
+            start = nested(KEY, attribute(1, to_kernel(key)))
+            yield nested(1, start, _tail(shape.value, element))
 
 
 def _ranges(
@@ -136,6 +159,12 @@ def _catch_all(shape: SetShape, expected_bytes: int, key: bytes, element: Elemen
     return nested(1, _tail(shape.value, element), number(FLAGS, FLAG_CATCH_ALL))
 
 
+def _bad_key(shape: SetShape, expected_bytes: int, key: bytes) -> ValueError:
+    parts = " . ".join(shape.key)
+    return ValueError(f"key {key.hex()} of a set of {parts}: {len(key)} bytes, must be {expected_bytes}")
+
+
+@lru_cache(maxsize=1 << 12)
 def _tail(kind: ValueKind, element: Element, more_user_data: bytes = b"") -> bytes:
     """Return an element's value and user data."""
     user_data = comment_data(element.comment) + more_user_data
@@ -181,31 +210,21 @@ def swap_number(value: bytes) -> bytes:
     return value[::-1] if LITTLE_ENDIAN else value
 
 
+def packed_key_bytes(shape: SetShape, family: Family) -> int:
+    """Return the bytes of a key as the backend packs it."""
+    return sum((part_bytes(part, family) + 3) & ~3 for part in shape.key)
+
+
+def number_words(shape: SetShape, family: Family) -> int:
+    """Return which words of a key are numbers, as bits: the kernel has them in the machine's own order."""
+    words_, word = 0, 0
+    for part in shape.key:
+        words_ |= (part is KeyPart.NUMBER) << word
+        word += (part_bytes(part, family) + 3) // 4
+    return words_
+
+
 def key_converter(shape: SetShape, family: Family) -> Convert:
     """Return what turns a packed key into the kernel's."""
-    if len(shape.key) == 1:
-        length = key_bytes(shape, family)
-        return _swap_all if shape.key[0] is KeyPart.NUMBER else lambda key: key[:length]
-    return _mixed(tuple(part is KeyPart.NUMBER for part in shape.key), family, shape)
-
-
-def key_reader(shape: SetShape, family: Family) -> Convert:
-    """Return what turns the kernel's key into a packed one."""
-    if len(shape.key) == 1:
-        padding = bytes(-key_bytes(shape, family) % 4)
-        return _swap_all if shape.key[0] is KeyPart.NUMBER else lambda key: key + padding
-    return key_converter(shape, family)
-
-
-def _swap_all(key: bytes) -> bytes:
-    return key[::-1] if LITTLE_ENDIAN else key
-
-
-def _mixed(is_number: tuple[bool, ...], family: Family, shape: SetShape) -> Convert:
-    """Return what changes the order of each number of a key: the same there and back."""
-    if not LITTLE_ENDIAN or not any(is_number):
-        return lambda key: key
-    sizes = [(part_bytes(part, family) + 3) & ~3 for part in shape.key]
-    theirs = "".join("I" if swap else f"{size}s" for swap, size in zip(is_number, sizes, strict=True))
-    big, little = struct.Struct(f">{theirs}"), struct.Struct(f"<{theirs}")
-    return lambda key: little.pack(*big.unpack(key))
+    length, swaps = key_bytes(shape, family), number_words(shape, family)
+    return lambda key: swap_words(key[:length], swaps)

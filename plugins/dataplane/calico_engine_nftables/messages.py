@@ -6,6 +6,9 @@ is refused by the kernel, and making what is there is no error, as with `nft add
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from calico_engine.fastpath import assemble_rules
 from calico_engine.ruleset.ir import Family, Hook, Layer
 from calico_engine.tables.backend import KeyPart, SetShape, ValueKind
 from calico_engine_nftables.wire import (
@@ -92,6 +95,19 @@ def new_rule(family: Family, table: str, chain: str, expressions: bytes, *, note
     body = text(TABLE_NAME, table) + text(RULE_CHAIN, chain)
     body += nested(RULE_EXPRESSIONS, expressions) + comment(RULE_USERDATA, note)
     return message(Kind.NEWRULE, NLM_F_CREATE | NLM_F_APPEND, family, body)
+
+
+def new_rules(
+    family: Family, table: str, chain: str, expressions: Sequence[bytes], notes: Sequence[str]
+) -> bytes:
+    """Append rules to a chain: new_rule for many, back to back. One note a rule."""
+    head = message(
+        Kind.NEWRULE,
+        NLM_F_CREATE | NLM_F_APPEND,
+        family,
+        text(TABLE_NAME, table) + text(RULE_CHAIN, chain),
+    )
+    return assemble_rules(head, expressions, [comment_data(note) for note in notes])
 
 
 def flush_chain(family: Family, table: str, chain: str) -> bytes:

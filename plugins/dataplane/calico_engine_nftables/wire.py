@@ -103,6 +103,11 @@ def message(kind: Kind, flags: int, family: Family, body: bytes) -> bytes:
     return header + _FAMILY_HEADER.pack(NF_FAMILIES[family], 0, 0) + body
 
 
+def extend(head: bytes, rest: bytes) -> bytes:
+    """Return a message with more after it, its length filled in."""
+    return (len(head) + len(rest)).to_bytes(4, sys.byteorder) + head[4:] + rest
+
+
 def comment_data(note: str, kind: int = 0) -> bytes:
     """Return a comment as one entry of user data; b"" for none."""
     if not note:
