@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import re
+import statistics
 import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -141,33 +141,31 @@ class Calico(Node):
             found = _MEMBER in re.findall(r"[\w.]+", self.sh("nft", "list", "ruleset"))
             expect("the member", int(found), 1)
 
-        return self._changes(changes, verify, add_only=True)
+        return self._changes(changes, verify)
 
-    def _changes(
-        self, changes: Sequence[Batch], verify: Callable[[], None], *, add_only: bool = False
-    ) -> list[Subject]:
-        """Return the plugin doing one change after the other. With `add_only` the second is to undo the first."""
+    def _changes(self, changes: Sequence[Batch], verify: Callable[[], None]) -> list[Subject]:
+        """Return the first of two changes, which undo each other, by the plugin and by the floor."""
         # Once round, so that each of them begins where the other ended.
         before = [
             path for number, change in enumerate(changes) for path in self._one(change, f"before-{number}")
         ]
         paths = [self._one(change, f"change-{number}") for number, change in enumerate(changes)]
-        turns = itertools.cycle(changes)
+        return [
+            Subject(NFTABLES, partial(self._middle, 0, changes), verify=verify),
+            Subject(COMMIT, partial(self._middle, 1, changes), verify=verify),
+            *self._replayed(before, paths),
+        ]
+
+    def _middle(self, which: int, changes: Sequence[Batch]) -> float:
+        """Return the median of some changes: what all of it takes, or the commits alone.
+
+        The second change undoes the first, and only the first counts; it is the one that is left.
+        """
         found = []
-        for name, which in ((NFTABLES, 0), (COMMIT, 1)):
-            if add_only:
-                measure = partial(self._nth, which, itertools.repeat(changes[0]))
-                found.append(Subject(name, measure, lambda: self._undo(changes[1]), verify))
-            else:
-                found.append(Subject(name, partial(self._nth, which, turns), verify=verify))
-        return [*found, *self._replayed(before, paths)]
-
-    def _nth(self, which: int, changes: Iterator[Batch]) -> float:
-        """Return what the next change takes: all of it, or its commits alone."""
-        return self._take(next(changes))[which]
-
-    def _undo(self, change: Batch) -> None:
-        self._take(change)
+        for _ in range(_REPLAYS):
+            self._take(changes[1])
+            found.append(self._take(changes[0])[which])
+        return statistics.median(found)
 
     def _one(self, change: Batch, name: str) -> list[Path]:
         self._take(change)
