@@ -12,8 +12,10 @@ In a network namespace of its own. What is counted, by subject:
     ipset restore, sized        the same, with room for all members at once
 
 A load makes a set and fills it; `one member` is added to a set of 100k, and taken away again unmeasured. A read-back
-ends with sorted rows; for the plugin also with the comparison, and nothing to write. After each load the number of
-members is checked. Without a compiler there is no floor, and no other fast path than Python's.
+ends with sorted rows; for the plugin also with the comparison, and nothing to write. `waits` is the longest time for
+which the plugin keeps an event loop from its other tasks, by the clock: on a busy machine it contains the waiting for a
+CPU. After each load the number of members is checked. Without a compiler there is no floor, and no other fast path than
+Python's.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import asyncio
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 import msgspec
 
@@ -79,7 +82,7 @@ class Floor:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise SystemExit(f"ipset_floor {command}: it ended with {self._process.wait()}")
+            raise RuntimeError(f"ipset_floor {command}: it ended with {self._process.wait()}")
         return int(answer) / 1000
 
     def close(self) -> None:
@@ -104,9 +107,12 @@ class Plugin:
         self._revision = 0
         self.apply()
 
-    def apply(self, *messages: Message) -> None:
+    def _on_batch(self, *messages: Message) -> None:
         self._revision += 1
         self._dataplane.on_batch(Batch(revision=self._revision, in_sync=True, messages=messages))
+
+    def apply(self, *messages: Message) -> None:
+        self._on_batch(*messages)
         self._loop.run_until_complete(self._dataplane.apply())
 
     def load(self, members: frozenset[str]) -> None:
@@ -121,6 +127,38 @@ class Plugin:
     def read_back(self) -> None:
         self._dataplane.invalidate("bench")
         self._loop.run_until_complete(self._dataplane.apply())
+
+    def longest_wait_us(self, work: Callable[[], Coroutine[None, None, object]]) -> float:
+        """Return the longest time between two turns of a task that wants every turn."""
+
+        async def run() -> float:
+            longest_us = 0.0
+
+            async def beat() -> None:
+                nonlocal longest_us
+                while True:
+                    started = time.perf_counter_ns()
+                    await asyncio.sleep(0)
+                    longest_us = max(longest_us, (time.perf_counter_ns() - started) / 1000)
+
+            beats = asyncio.create_task(beat())
+            await asyncio.sleep(0)
+            await work()
+            beats.cancel()
+            return longest_us
+
+        return self._loop.run_until_complete(run())
+
+    def load_wait_us(self, members: frozenset[str]) -> float:
+        async def load() -> None:
+            self._on_batch(IPSetUpdate(set_id="bench", kind=SetKind.NET, members=members))
+            await self._dataplane.apply()
+
+        return self.longest_wait_us(load)
+
+    def read_wait_us(self) -> float:
+        self._dataplane.invalidate("bench")
+        return self.longest_wait_us(self._dataplane.apply)
 
     def remove(self) -> None:
         self.apply(IPSetRemove(set_id="bench"))
@@ -264,6 +302,14 @@ def swap_subjects(rig: Rig) -> list[Subject]:
     return subjects
 
 
+def wait_subjects(rig: Rig) -> list[Subject]:
+    members = frozenset(addresses(CHANGED))
+    return [
+        Subject("plugin, load", lambda: rig.plugin.load_wait_us(members), rig.plugin.remove),
+        Subject("plugin, read back", rig.plugin.read_wait_us),
+    ]
+
+
 def _discard(result: object) -> None:
     """Take what a call returns, which is not what is measured."""
 
@@ -290,6 +336,7 @@ def measure(rounds: int) -> list[Figure]:
         results += compare(f"ipset one member of {of}", change_subjects(rig), rounds, PEERS[:1])
         results += compare(f"ipset swap {of}", swap_subjects(rig), rounds, PEERS[:1])
         results += compare(f"ipset read back {of}", read_subjects(rig), rounds, ["ipset save"])
+        results += compare(f"ipset waits {of}", wait_subjects(rig), rounds, [])
         if rig.size() != CHANGED:
             raise figures.WrongContentError(f"set has {rig.size()} members instead of {CHANGED}")
         return results
