@@ -41,8 +41,9 @@ _POLL_S = 0.05
 #: iptables-nft lets go of sets a little after it has returned.
 _CONVERGE_S = 3.0
 _MOST_DIFFERENCES = 20
-#: Lock files stay (engine/run_lock.py), that of iptables too.
+#: Lock files stay (engine/run_lock.py), that of iptables too; and a lab's nodes have their state directory in /run.
 _FILES_LEFT = frozenset({"calico/engine.lock", "calico/programs.lock", "xtables.lock"})
+_STATE_DIRECTORY = "calico-engine"
 _FOREIGN = """
 set -e
 for tables in iptables-{backend} ip6tables-{backend}; do
@@ -335,7 +336,10 @@ class Soak:
 
     def _files(self, node: str) -> Iterator[str]:
         run = self._lab.paths.run(node)
-        yield from (str(path.relative_to(run)) for path in run.rglob("*") if not path.is_dir())
+        for path in run.rglob("*"):
+            name = path.relative_to(run)
+            if not path.is_dir() and name.parts[0] != _STATE_DIRECTORY:
+                yield str(name)
 
     def _run(self, node: str, *argv: str) -> None:
         done = self._lab.run(node, argv)
