@@ -21,11 +21,19 @@ from calico_engine.ruleset.ir import (
     Rule,
     Ruleset,
 )
-from calico_engine.ruleset.lower_blocks import NativeRuleLowering, RuleLowering
+from calico_engine.ruleset.lower_blocks import (
+    MAX_EXPRESSIONS,
+    NativeRuleLowering,
+    RuleLowering,
+    count_expressions,
+)
 from calico_engine.ruleset.lower_dispatch import lower_dispatch
 from calico_engine.ruleset.lower_ports import MULTIPORT_SLOTS
 from calico_engine.ruleset.marks import allocate_marks
 from calico_engine.settings import FelixSettings, Layout
+
+#: So many fit into a rule of nftables whatever they are.
+_FEW_MATCHES = 8
 
 
 def lower_rules(rules: Sequence[Rule], settings: FelixSettings, family: Family) -> tuple[Rule, ...]:
@@ -64,7 +72,7 @@ def _needs_native_lowering(rule: Rule) -> bool:
     return any(
         isinstance(match, NetInAny | PortOrNamedPort) or (isinstance(match, PortIn) and len(match.ports) > 1)
         for match in rule.matches
-    )
+    ) or (len(rule.matches) > _FEW_MATCHES and count_expressions(rule.matches) > MAX_EXPRESSIONS)
 
 
 def lower_chains(
@@ -104,4 +112,5 @@ def lower(ruleset: Ruleset, settings: FelixSettings) -> Ruleset:
         sets=ruleset.sets,
         verdict_tables=ruleset.verdict_tables,
         identities=ruleset.identities,
+        sources=ruleset.sources,
     )

@@ -11,7 +11,9 @@ Source: felix/rules/policy.go (matchBlockBuilder).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from calico_engine.messages import PortRange, SetKind
 from calico_engine.ruleset.actions import bit_is_set, bits_are_clear, clear_bits, set_bits
@@ -135,8 +137,22 @@ class RuleLowering:
         return Rule(matches, op, (), self._rule.origin)
 
 
+#: The kernel takes 128 expressions a rule; operation, counter and what tells that all blocks passed are among them.
+MAX_EXPRESSIONS = 110
+#: An identity pair is looked up with ten, all else with three at most.
+_LOOKUP_EXPRESSIONS, _EXPRESSIONS = 10, 3
+
+
+def count_expressions(matches: Iterable[Match]) -> int:
+    """Return how many expressions of nftables the matches of a rule take at most."""
+    return sum(_LOOKUP_EXPRESSIONS if isinstance(match, SetLookup) else _EXPRESSIONS for match in matches)
+
+
 class NativeRuleLowering(RuleLowering):
-    """Rewrites one rule for nftables: a match holds one range of ports; nets that must not match stay in the rule."""
+    """Rewrites one rule for nftables: a match holds one range of ports; nets that must not match stay in the rule.
+
+    What does not fit into a rule of the kernel's of the matches that must not hold goes into blocks.
+    """
 
     def _port_groups(self, ports: Sequence[PortRange]) -> list[tuple[PortRange, ...]]:
         return [(ports_range,) for ports_range in ports]
@@ -149,3 +165,33 @@ class NativeRuleLowering(RuleLowering):
             else:
                 kept.append(match)
         self._kept = kept
+
+    def _split_negated_ports(self) -> None:
+        super()._split_negated_ports()
+        excess = count_expressions(self._kept) - MAX_EXPRESSIONS
+        if excess <= 0:
+            return
+        protocol = [match for match in self._kept if isinstance(match, ProtocolIs) and not match.negate]
+        sides_with_ports: set[Side] = set()
+        kept: list[Match] = []
+        moved: list[Match] = []
+        for match in self._kept:
+            movable = isinstance(match, PortIn | NetIn | SetLookup) and match.negate and excess > 0
+            if isinstance(match, PortIn) and match.side not in sides_with_ports:
+                # One has to stay: it is what a packet whose ports cannot be read does not match.
+                sides_with_ports.add(match.side)
+                movable = False
+            if movable:
+                moved.append(match)
+                excess -= count_expressions((match,))
+            else:
+                kept.append(match)
+        if moved:
+            self._begin(self._all_passed)
+            self._rules += [
+                self._step(
+                    clear_bits(self._all_passed), *protocol, msgspec.structs.replace(match, negate=False)
+                )
+                for match in moved
+            ]
+            self._kept = kept
