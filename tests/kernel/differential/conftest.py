@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.kernel.conftest import NodeNamespace
 
 from calico_engine.calc.graph import CalcGraph
 from calico_engine.evaluation import Flow
@@ -25,13 +26,16 @@ from calico_engine.messages import Message
 from calico_engine.model.resource import Resource, ResourceKey
 from calico_engine.plugin.protocols import PluginContext, SyncStatus, Update
 from calico_engine.ruleset.interpret import Path
+from calico_engine.ruleset.state import PolicyForm
 from calico_engine.settings import FelixSettings, Layout
 from calico_engine.testing.cluster import Hop
 from calico_engine.testing.messages import make_interface
 from calico_engine.testing.packets import TOKEN_BYTES, Arrival, build_packet, read_packet, read_token
 from calico_engine.testing.worlds import NODES, UPLINK, WORKLOADS
 from calico_engine_ipset.plugin import IpsetDataplane
-from calico_engine_iptables.plugin import make_dataplane
+from calico_engine_iptables.plugin import make_dataplane as make_iptables
+from calico_engine_nftables.config import NftablesConfig
+from calico_engine_nftables.plugin import make_dataplane as make_nftables
 
 NODE = "n1"
 HOST = ""  # where a packet arrives that is for the node itself
@@ -181,12 +185,27 @@ def _received(source: socket.socket) -> Iterator[tuple[bytes, Any]]:
             return
 
 
-class DifferentialNode:
-    """Programs one generated world after another, and says what the kernel does with packets."""
+#: What programs a node: iptables of one variant with ipset, or nftables with policies in one form.
+SUBJECTS: dict[str, PolicyForm | None] = {
+    "legacy": None,
+    "nft": None,
+    "nftables": PolicyForm.CLASSIFIED,
+    "nftables-linear": PolicyForm.LINEAR,
+}
 
-    def __init__(self, node: Any, variant: str, layout: Layout, lock_file: FilePath) -> None:
+
+class DifferentialNode:
+    """Programs one generated world after another, and says what the kernel does with packets.
+
+    `form` is how the native layout tells policies, None where the layout is iptables'.
+    """
+
+    def __init__(self, node: Any, subject: str, layout: Layout, lock_file: FilePath) -> None:
         self._node = node
-        self._base = {"iptables_backend": variant, "iptables_lock_file_path": str(lock_file)}
+        self.form = SUBJECTS[subject]
+        self._base = {"iptables_lock_file_path": str(lock_file)}
+        if self.form is None:
+            self._base["iptables_backend"] = subject
         self._settings = self._complete(FelixSettings(layout=layout))
         self._wires: Wires | None = None
         self._sent = 0
@@ -220,11 +239,14 @@ class DifferentialNode:
             name="under-test",
             node=NODE,
             settings=self._settings,
-            options={},
+            options={} if self.form is None else NftablesConfig(form=self.form),
             request_apply=self._node.requests.append,
             notify=self._node.notifications.append,
         )
-        self._dataplanes = [IpsetDataplane(context), make_dataplane(context)]
+        if self.form is None:
+            self._dataplanes = [IpsetDataplane(context), make_iptables(context)]
+        else:
+            self._dataplanes = [make_nftables(context)]
         workloads = [make_interface(name) for name in LOCAL]
         self._hear(make_interface(UPLINK, *NODES[NODE]), *workloads)
 
@@ -307,6 +329,13 @@ def apart(flows: Sequence[tuple[Flow, Hop]]) -> list[list[int]]:
 
 
 @pytest.fixture
-def make_differential_node(node: Any, tmp_path: FilePath) -> Callable[[str, Layout], DifferentialNode]:
-    """Return a factory: iptables variant and layout of the static chains -> node."""
-    return lambda variant, layout: DifferentialNode(node, variant, layout, tmp_path / "xtables.lock")
+def make_differential_node(tmp_path: FilePath) -> Iterator[Callable[[str, Layout], DifferentialNode]]:
+    """Return a factory: subject and layout of the static chains -> node, each in a namespace of its own."""
+    with contextlib.ExitStack() as namespaces:
+
+        def make(subject: str, layout: Layout) -> DifferentialNode:
+            node = NodeNamespace(namespaces.enter_context(NetworkNamespace.create()))
+            node.command("ip", "link", "set", "lo", "up")
+            return DifferentialNode(node, subject, layout, tmp_path / "xtables.lock")
+
+        yield make

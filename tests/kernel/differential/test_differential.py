@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.kernel.differential.conftest import SUBJECTS
 
 from calico_engine.evaluation import Flow, World, evaluate
 from calico_engine.model.resource import Resource
@@ -21,7 +22,7 @@ from calico_engine.testing.cluster import Cluster, explain, hops, reductions
 from calico_engine.testing.worlds import GeneratedWorld
 
 pytestmark = pytest.mark.kernel(
-    tools=("iptables-legacy", "iptables-nft", "ipset", "conntrack"),
+    tools=("iptables-legacy", "iptables-nft", "ipset", "nft", "conntrack"),
     features=("veth", "ipset", "iptables-legacy", "iptables-nft"),
 )
 
@@ -33,10 +34,16 @@ NODE = "n1"
 #: How many worlds the plugins live before they are made anew.
 LIVES = 7
 
+#: Host endpoints or not, layout of the static chains, what programs. nftables has a layout of its own.
 CASES = {
-    "workloads-v2": (False, Layout.V2),
-    "workloads-v3": (False, Layout.V3),
-    "hosts-v3": (True, Layout.V3),
+    f"{kind}-{layout if 'nftables' not in subject else 'native'}-{subject}": (
+        kind == "hosts",
+        layout,
+        subject,
+    )
+    for kind, layout in (("workloads", Layout.V2), ("workloads", Layout.V3), ("hosts", Layout.V3))
+    for subject in SUBJECTS
+    if layout is Layout.V3 or "nftables" not in subject
 }
 
 
@@ -49,7 +56,7 @@ async def compare(
 ) -> int:
     """Return how many flows were allowed. Raises: Disagreement on the first that the three do not agree on."""
     await rig.program(resources, case.settings)
-    cluster, world = Cluster(resources, case.settings), World(resources, case.settings)
+    cluster, world = Cluster(resources, case.settings, rig.form), World(resources, case.settings)
     here = [(position, hop) for position, flow in enumerate(flows) for hop in hops(flow) if hop.node == NODE]
     arrived = rig.arrive([(flows[position], hop) for position, hop in here])
     kernel = dict(zip(here, arrived, strict=True))
@@ -94,13 +101,11 @@ async def reduce_on_kernel(rig: Any, case: GeneratedWorld, flow: Flow) -> tuple[
             candidates = reductions(smallest)
 
 
-@pytest.mark.parametrize("variant", ["legacy", "nft"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.timeout(120 + 2 * WORLDS)
-def test_oracle_interpreter_and_kernel_agree(make_differential_node: Any, variant: str, case: str) -> None:
-    hosts, layout = CASES[case]
-    rig = make_differential_node(variant, layout)
-    # Both variants together see more than one alone.
+def test_oracle_interpreter_and_kernel_agree(make_differential_node: Any, case: str) -> None:
+    hosts, layout, subject = CASES[case]
+    rig = make_differential_node(subject, layout)
     seeds = range(FIRST_SEED, FIRST_SEED + WORLDS)
     allowed: list[int] = []
 
@@ -115,3 +120,28 @@ def test_oracle_interpreter_and_kernel_agree(make_differential_node: Any, varian
     # Neither answer is rare, or nothing was compared.
     assert len(allowed) == WORLDS
     assert 0 < sum(allowed) < WORLDS * FLOWS
+
+
+@pytest.mark.parametrize("hosts", [False, True])
+@pytest.mark.timeout(120 + 2 * WORLDS)
+def test_iptables_and_nftables_treat_every_packet_alike(make_differential_node: Any, hosts: bool) -> None:
+    """Without oracle or interpreter in between: the same worlds and packets through two kernels' tables."""
+    seeds = range(FIRST_SEED, FIRST_SEED + WORLDS)
+    arrived: dict[str, list[bool]] = {}
+
+    for subject in ("nft", "nftables"):
+        rig = make_differential_node(subject, Layout.V3)
+        found = arrived[subject] = []
+
+        async def scenario(rig: Any = rig, found: list[bool] = found) -> None:
+            for seed in seeds:
+                case = GeneratedWorld(seed, hosts=hosts, layout=Layout.V3, flows=FLOWS)
+                await rig.program(case.resources, case.settings)
+                found += rig.arrive(
+                    [(flow, hop) for flow in case.flows for hop in hops(flow) if hop.node == NODE]
+                )
+
+        rig.run(scenario)
+
+    assert arrived["nftables"] == arrived["nft"]
+    assert len(set(arrived["nft"])) == 2
