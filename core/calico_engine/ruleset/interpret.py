@@ -8,17 +8,17 @@ changes its destination, not its way.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import assert_never
 
 import msgspec
 from msgspec.structs import replace
 
 from calico_engine.messages import PortRange, SetKind
+from calico_engine.ruleset import names
 from calico_engine.ruleset.ir import (
     Accept,
     AddrTypeIs,
@@ -34,7 +34,6 @@ from calico_engine.ruleset.ir import (
     Goto,
     Hook,
     IcmpIs,
-    Identities,
     InterfaceIs,
     Jump,
     Layer,
@@ -54,16 +53,18 @@ from calico_engine.ruleset.ir import (
     RpfFailed,
     Rule,
     Ruleset,
-    SetData,
     SetLookup,
     SetMark,
     Side,
     Snat,
+    SourceAssigned,
     VerdictTable,
 )
+from calico_engine.ruleset.lookups import IdentityIndex, SetIndex, parse_address
 
 _PROTOCOLS_WITH_PORTS = {6: "tcp", 17: "udp", 33: "dccp", 132: "sctp", 136: "udplite"}
 _ICMP = (1, 58)
+_REJECTED = Goto(names.REJECT)
 _MARK_BITS = 0xFFFFFFFF
 
 
@@ -158,8 +159,8 @@ class Interpreter:
 
     def __init__(self, ruleset: Ruleset) -> None:
         self._ruleset = ruleset
-        self._sets = {set_id: _SetIndex(data) for set_id, data in ruleset.sets.items()}
-        self._identities = None if ruleset.identities is None else _IdentityIndex(ruleset.identities)
+        self._sets = {set_id: SetIndex(data) for set_id, data in ruleset.sets.items()}
+        self._identities = None if ruleset.identities is None else IdentityIndex(ruleset.identities)
 
     def run(self, packet: Packet, path: Path) -> Outcome:
         """Send a packet along a path. Raises: LookupError when a rule refers to a chain or set that is not there."""
@@ -187,8 +188,8 @@ class _Walk:
     def __init__(
         self,
         ruleset: Ruleset,
-        sets: dict[str, _SetIndex],
-        identities: _IdentityIndex | None,
+        sets: dict[str, SetIndex],
+        identities: IdentityIndex | None,
         packet: Packet,
     ) -> None:
         self._ruleset = ruleset
@@ -284,7 +285,11 @@ class _Walk:
         cell = table.cells.get((*self._identities.pair(self._address(op.side)), number), table.world[number])
         decided = Step(step.layer, step.chain, step.index, Rule((), cell.op, (), cell.origin))
         self.trace[-1] = decided
-        return self._apply(decided)
+        ends, verdict = self._apply(decided)
+        if cell.op == _REJECTED:
+            # The chain says but how a packet is denied, the cell why.
+            self.decided = decided
+        return ends, verdict
 
     def _service_class(self, table: VerdictTable) -> int:
         packet = self.packet
@@ -326,6 +331,8 @@ class _Walk:
                 return self._has_type(match)
             case RpfFailed():
                 return packet.spoofed
+            case SourceAssigned():
+                return (packet.in_interface, packet.src) in self._ruleset.sources
             case _:
                 assert_never(match)
 
@@ -358,51 +365,13 @@ class _Walk:
         return is_type != match.negate
 
 
-class _SetIndex:
-    """A set's members: whole addresses (or address and port) by hash, the rest by prefix."""
-
-    def __init__(self, data: SetData) -> None:
-        nets = {member for member in data.members if "/" in member}
-        self.exact = data.members - nets
-        self._nets = [ip_network(member) for member in nets]
-
-    def has(self, address: str) -> bool:
-        if address in self.exact:
-            return True
-        parsed = _parse(address)
-        return any(parsed in net for net in self._nets)
-
-
-class _IdentityIndex:
-    """Identities by address, as the kernel's two maps give them."""
-
-    def __init__(self, identities: Identities) -> None:
-        self._hosts = identities.hosts
-        self._nets = sorted(identities.nets.items())
-        self._firsts = [first for (first, _), _ in self._nets]
-
-    def pair(self, address: str) -> tuple[int, int]:
-        packed = _parse(address).packed
-        place = bisect_right(self._firsts, packed) - 1
-        net = 0
-        if place >= 0:
-            (_, last), number = self._nets[place]
-            net = number if packed <= last else 0
-        return self._hosts.get(packed, 0), net
-
-
-@lru_cache(maxsize=65536)
-def _parse(address: str) -> IPv4Address | IPv6Address:
-    return ip_address(address)
-
-
 @lru_cache(maxsize=65536)
 def _network(cidr: str) -> IPv4Network | IPv6Network:
     return ip_network(cidr, strict=False)
 
 
 def _in_net(address: str, cidr: str) -> bool:
-    return _parse(address) in _network(cidr)
+    return parse_address(address) in _network(cidr)
 
 
 def _is_interface(actual: str, name: str) -> bool:

@@ -155,6 +155,13 @@ class RpfFailed(_Node, frozen=True):
     accept_local: bool = False
 
 
+class SourceAssigned(_Node, frozen=True):
+    """The source is an address of the endpoint that the incoming interface belongs to (Ruleset.sources).
+
+    Only backends with named sets get it (settings.Layout.NATIVE).
+    """
+
+
 Match = (
     ProtocolIs
     | NetIn
@@ -169,6 +176,7 @@ Match = (
     | IcmpIs
     | AddrTypeIs
     | RpfFailed
+    | SourceAssigned
 )
 
 # Operations
@@ -372,7 +380,8 @@ class VerdictTable(msgspec.Struct, frozen=True, gc=False):
 class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
     """All a table backend programs for one family.
 
-    `hooks` are inserted at the head of the kernel's own chains, `appends` at their end.
+    `hooks` are inserted at the head of the kernel's own chains, `appends` at their end. `sources`: (interface, address)
+    of the workloads here, where one interface alone has the address.
     """
 
     family: Family
@@ -382,3 +391,4 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
     sets: dict[str, SetData] = {}
     verdict_tables: dict[str, VerdictTable] = {}
     identities: Identities | None = None
+    sources: AbstractSet[tuple[str, str]] = frozenset()

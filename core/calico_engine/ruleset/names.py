@@ -43,6 +43,7 @@ FIP_SNAT = "cali-fip-snat"
 NAT_OUTGOING = "cali-nat-outgoing"
 CIDR_BLOCK = "cali-cidr-block"
 RPF_SKIP = "cali-rpf-skip"
+ANTI_SPOOF = "cali-anti-spoof"
 
 POLICY_INBOUND = "cali-pi-"
 POLICY_OUTBOUND = "cali-po-"

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from calico_engine.messages import ActiveRule, SetKind, WorkloadEndpointUpdate
 from calico_engine.model.resource import ResourceKey
 from calico_engine.ruleset.actions import Chains
+from calico_engine.ruleset.assigned import AssignedSources
 from calico_engine.ruleset.classify import Classifier, PolicyList
 from calico_engine.ruleset.compile_dispatch import compile_host_dispatch, compile_workload_dispatch
 from calico_engine.ruleset.compile_endpoint import compile_workload
@@ -77,7 +78,15 @@ def compile_world(state: DesiredState, settings: FelixSettings, family: Family) 
         sets=compile_sets(state, settings, family),
         verdict_tables=dict(classifier.tables) if classifier is not None else {},
         identities=classifier.identities if classifier is not None else None,
+        sources=_sources(state, family) if settings.layout is Layout.NATIVE else frozenset(),
     )
+
+
+def _sources(state: DesiredState, family: Family) -> frozenset[tuple[str, str]]:
+    sources = AssignedSources(family)
+    for interface, update in governing_workloads(state.workloads.values()).items():
+        sources.assign(interface, update.ip_networks)
+    return sources.pairs
 
 
 def governing_workloads(endpoints: Iterable[WorkloadEndpointUpdate]) -> dict[str, WorkloadEndpointUpdate]:

@@ -22,6 +22,7 @@ from calico_engine.messages import (
 )
 from calico_engine.model.resource import ResourceKey
 from calico_engine.ruleset import names
+from calico_engine.ruleset.assigned import AssignedSources
 from calico_engine.ruleset.classify import Classifier
 from calico_engine.ruleset.compile_dispatch import compile_host_dispatch
 from calico_engine.ruleset.compile_endpoint import compile_workload
@@ -85,6 +86,7 @@ class RulesetCompiler:
         self._made: dict[Part, frozenset[ChainKey]] = {}
         self._makers: dict[ChainKey, set[Part]] = {}
         self._claims = InterfaceClaims()
+        self._sources = AssignedSources(family)
         self._dispatch = DispatchTree()
         self._with_nats: set[ResourceKey] = set()
         self._with_spoofing: set[ResourceKey] = set()
@@ -110,6 +112,11 @@ class RulesetCompiler:
     def classifier(self) -> Classifier | None:
         """Verdict tables and identities, for the native layout; current when the compiler is."""
         return self._lists.classifier if self._lists is not None else None
+
+    @property
+    def sources(self) -> frozenset[tuple[str, str]]:
+        """(interface, address) of every address that one workload interface alone has, for the native layout."""
+        return self._sources.pairs
 
     def ip_port_members(self, set_id: str) -> Collection[str]:
         """Return the members, of both families, of a set of addresses and ports."""
@@ -368,12 +375,14 @@ class RulesetCompiler:
             self.workloads.pop(name, None)
             if self._lists is not None:
                 self._assign_lists(name, None)
+                self._sources.assign(name, ())
             return self._gone(part)
         update = self._state.workloads[governor]
         self.workloads[name] = update
         self._use_policies(part, update.tiers)
         if self._lists is not None:
             self._assign_lists(name, update)
+            self._sources.assign(name, update.ip_networks)
             return {}
         return compile_workload(update, self._state.policies, self._state.settings, self.family)
 

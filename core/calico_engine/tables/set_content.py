@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import TypeVar, assert_never
 
 from calico_engine.fastpath import SET_ROW_SIZE
@@ -37,6 +38,7 @@ MEMBER = Element()
 HOSTS = SetShape((KeyPart.ADDRESS,), ValueKind.NUMBER)
 NETS = SetShape((KeyPart.ADDRESS,), ValueKind.NUMBER, intervals=True)
 DISPATCH = SetShape((KeyPart.INTERFACE,), ValueKind.VERDICT)
+SOURCES = SetShape((KeyPart.INTERFACE, KeyPart.ADDRESS))
 PAIRS = SetShape((KeyPart.NUMBER, KeyPart.NUMBER))
 IP_PORTS = SetShape((KeyPart.ADDRESS, KeyPart.PROTOCOL, KeyPart.PORT))
 
@@ -115,6 +117,14 @@ def ip_port_content(members: Collection[str], family: Family, comment: str) -> S
         for at in range(0, len(rows), SET_ROW_SIZE)
     }
     return SetContent(IP_PORTS, elements, comment)
+
+
+def sources_content(pairs: Iterable[tuple[str, str]]) -> SetContent:
+    elements = {
+        name.encode().ljust(_INTERFACE_BYTES, b"\0") + ip_address(address).packed: MEMBER
+        for name, address in pairs
+    }
+    return SetContent(SOURCES, elements, "whose source needs no look at the routes")
 
 
 def dispatch_content(key: ChainKey, op: DispatchByInterface) -> SetContent:

@@ -8,6 +8,7 @@ pod that comes costs one element and no walk over the others.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import msgspec
@@ -15,11 +16,27 @@ import msgspec
 from calico_engine.messages import SetKind
 from calico_engine.plugin.protocols import Change
 from calico_engine.ruleset.classify import Classifier, ClassifierChanges, ExactTable
-from calico_engine.ruleset.ir import ChainKey, Classify, DispatchByInterface, Family, Level, Rule, SetLookup
+from calico_engine.ruleset.ir import (
+    ChainKey,
+    Classify,
+    DispatchByInterface,
+    Family,
+    Level,
+    Rule,
+    SetLookup,
+    SourceAssigned,
+)
 from calico_engine.tables import set_content as content
 from calico_engine.tables.backend import ActualSet, SetWrite
 from calico_engine.tables.named_set import NamedSet, SetContent
-from calico_engine.tables.single_table import HOSTS_MAP, NETS_MAP, dispatch_map, level_map, members_set
+from calico_engine.tables.single_table import (
+    HOSTS_MAP,
+    NETS_MAP,
+    SOURCES_SET,
+    dispatch_map,
+    level_map,
+    members_set,
+)
 
 #: Elements changed in one step.
 _STEP = 1000
@@ -33,6 +50,11 @@ class SetSource(Protocol):
 
     @property
     def classifier(self) -> Classifier | None: ...
+
+    @property
+    def sources(self) -> AbstractSet[tuple[str, str]]:
+        """(interface, address) of workloads; another object after each change."""
+        ...
 
     def ip_port_members(self, set_id: str, /) -> Collection[str]:
         """Return the members of a set of addresses and ports, of both families."""
@@ -63,8 +85,12 @@ class _Dispatch(msgspec.Struct, frozen=True):
     op: DispatchByInterface
 
 
+class _Sources(msgspec.Struct, frozen=True):
+    """Addresses by interface."""
+
+
 #: Why a set is wanted.
-Need = _Pairs | _IPPorts | _Level | _Identities | _Dispatch
+Need = _Pairs | _IPPorts | _Level | _Identities | _Dispatch | _Sources
 
 
 class SetTables:
@@ -80,6 +106,7 @@ class SetTables:
         self._dirty: set[str] = set()
         # Verdict tables as their maps have them.
         self._tables: dict[str, ExactTable] = {}
+        self._sources: AbstractSet[tuple[str, str]] = frozenset()
         # What the classifier has told and is being carried over.
         self._feed: Iterator[None] | None = None
 
@@ -136,6 +163,8 @@ class SetTables:
             if next(self._feed, _END) is _END:
                 self._feed = None
             yield
+        if SOURCES_SET in self._needs and self._sources is not self._source.sources:
+            self._unsettled[SOURCES_SET] = None
         while self._unsettled:
             name = next(iter(self._unsettled))
             del self._unsettled[name]
@@ -158,6 +187,9 @@ class SetTables:
         classifier = self._source.classifier
         if isinstance(need, _Dispatch):
             return content.dispatch_content(need.key, need.op)
+        if isinstance(need, _Sources):
+            self._sources = self._source.sources
+            return content.sources_content(self._sources)
         if isinstance(need, _IPPorts):
             members = self._source.ip_port_members(need.set_id)
             return content.ip_port_content(members, self._source.family, need.set_id)
@@ -302,6 +334,8 @@ def _needs(key: ChainKey, rules: Iterable[Rule]) -> Iterator[tuple[str, Need]]:
                 of_pairs = match.kind is SetKind.NET
                 identities = identities or of_pairs
                 yield members_set(match.set_id), (_Pairs if of_pairs else _IPPorts)(match.set_id)
+            elif isinstance(match, SourceAssigned):
+                yield SOURCES_SET, _Sources()
         if isinstance(rule.op, Classify):
             identities = identities or any(level in _WITH_IDENTITY for level in rule.op.levels)
             for level in rule.op.levels:

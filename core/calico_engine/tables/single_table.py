@@ -13,6 +13,8 @@ from calico_engine.ruleset.names import safe_text, shorten
 #: Address -> the number of its host identity, and of its network identity.
 HOSTS_MAP = "cali-hosts"
 NETS_MAP = "cali-nets"
+#: Interface and address of every endpoint.
+SOURCES_SET = "cali-sources"
 _SET_PREFIX = "cali-s-"
 #: The kernel takes 255 bytes; what nft can read back in is letters, digits and these.
 _NAME_MAX_CHARS = 127

@@ -48,6 +48,7 @@ from calico_engine.ruleset.ir import (
     SetMark,
     Side,
     Snat,
+    SourceAssigned,
 )
 from calico_engine.ruleset.names import safe_text, set_name
 from calico_engine.settings import Layout
@@ -170,7 +171,7 @@ def _match(match: Match, family: Family, layout: Layout) -> str:
             return _addrtype_match(match)
         case RpfFailed(accept_local=accept_local):
             return f"-m rpfilter --invert --validmark{' --accept-local' if accept_local else ''}"
-        case NetInAny() | PortOrNamedPort():
+        case NetInAny() | PortOrNamedPort() | SourceAssigned():
             raise TypeError(f"{type(match).__name__} has no iptables spelling: lower the rule first")
         case _:
             assert_never(match)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from calico_engine.messages import SetKind
 from calico_engine.ruleset.ir import Classify, DispatchByInterface, Family, Level, SetLookup, Side
-from calico_engine.tables.single_table import HOSTS_MAP, NETS_MAP, level_map, members_set
+from calico_engine.tables.single_table import HOSTS_MAP, NETS_MAP, SOURCES_SET, level_map, members_set
 from calico_engine_nftables import words
 from calico_engine_nftables.wire import ADDRESS_BYTES, Register
 
@@ -91,6 +91,11 @@ def set_lookup(match: SetLookup, family: Family) -> tuple[bytes, ...]:
     key += words.meta(words.MetaKey.L4PROTO, protocol) + load_port(match.side, protocol + 1)
     found = key + words.lookup(name, Register.R0, negate=match.negate)
     return (found, has_no_ports()) if match.negate else (found,)
+
+
+def source_assigned(family: Family) -> bytes:
+    key = words.meta(words.MetaKey.IIFNAME, Register.R0) + load_address(Side.SRC, family, Register.R4)
+    return key + words.lookup(SOURCES_SET, Register.R0, negate=False)
 
 
 def dispatch(op: DispatchByInterface, map_name: str) -> bytes:

@@ -32,9 +32,10 @@ from calico_engine.ruleset.ir import (
     RpfFailed,
     SetLookup,
     Side,
+    SourceAssigned,
 )
 from calico_engine_nftables import words
-from calico_engine_nftables.lookups import load_address, load_port, set_lookup
+from calico_engine_nftables.lookups import load_address, load_port, set_lookup, source_assigned
 from calico_engine_nftables.wire import host_number
 from calico_engine_nftables.words import Base, Comparison, CtKey, MetaKey
 
@@ -109,6 +110,8 @@ def match_bytes(match: Match, family: Family) -> Alternatives:
             return _address_type(match)
         case RpfFailed(accept_local=accept_local):
             return _reverse_path(accept_local=accept_local)
+        case SourceAssigned():
+            return (source_assigned(family),)
         case _:
             assert_never(match)
 

@@ -48,6 +48,7 @@ from calico_engine.ruleset.ir import (
     SetMark,
     Side,
     Snat,
+    SourceAssigned,
 )
 from calico_engine.tables.backend import (
     CATCH_ALL,
@@ -58,7 +59,7 @@ from calico_engine.tables.backend import (
     TableDelta,
     ValueKind,
 )
-from calico_engine.tables.single_table import chain_name, dispatch_map, level_map, members_set
+from calico_engine.tables.single_table import SOURCES_SET, chain_name, dispatch_map, level_map, members_set
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "ipv6-icmp", 132: "sctp", 136: "udplite"}
 _ADDRESS = {Side.SRC: "saddr", Side.DST: "daddr"}
@@ -214,6 +215,8 @@ def _match(match: Match, family: Family) -> str:
             return f"fib {_ADDRESS[side]}{' . oif' if limit else ''} type {_not(negate)}{kind.lower()}"
         case RpfFailed():
             return "fib saddr . mark . iif oif 0"
+        case SourceAssigned():
+            return f"iifname . {_ip(family)} saddr @{SOURCES_SET}"
         case _:
             assert_never(match)
 
