@@ -56,6 +56,10 @@ class NftEvents:
         self._own: dict[int, None] = {}
         self._pending = ""
 
+    @property
+    def is_open(self) -> bool:
+        return self._socket is not None
+
     def open(self) -> None:
         """Start listening; without the right to, only the timers find foreign changes."""
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -74,17 +75,26 @@ class NftablesBackend:
     # Effects
 
     async def read_back(self) -> ActualTables:
-        if self._events is None and self._changed is not None:
-            # Before reading, so that no change falls between.
-            self._events = TableEvents(self.family, self._table, self._changed)
-            self._events.open()
+        self._listen()
         self._metrics.count("felix_nft_list_calls")
         try:
             actual, self._present = await self._read()
-        except KernelError:
-            self._metrics.count("felix_nft_list_errors")
+        except KernelError as error:
+            self._note_failure(error, "felix_nft_list_errors")
             raise
         return actual
+
+    def _listen(self) -> None:
+        """Hear of changes from now on: before what there is is read, so that none falls between."""
+        if self._changed is not None and (self._events is None or not self._events.is_open):
+            self._events = TableEvents(self.family, self._table, self._changed)
+            self._events.open()
+
+    def _note_failure(self, error: KernelError, metric: str) -> None:
+        self._metrics.count(metric)
+        if error.errno == errno.EPERM:
+            # A socket has the rights of whoever opened it.
+            self._socket.close()
 
     async def _read(self) -> tuple[ActualTables, Present]:
         family, table = self.family, self._table
@@ -129,12 +139,12 @@ class NftablesBackend:
         try:
             await self._socket.commit(transaction)
         except TransactionRefusedError as error:
-            self._metrics.count("felix_nft_errors")
+            self._note_failure(error, "felix_nft_errors")
             raise KernelError(
                 error.command, error.reason, errno=error.errno, line=describe(transaction, error.index)
             ) from error
-        except KernelError:
-            self._metrics.count("felix_nft_errors")
+        except KernelError as error:
+            self._note_failure(error, "felix_nft_errors")
             raise
 
     def watch(self, changed: Callable[[str], None], /) -> None:

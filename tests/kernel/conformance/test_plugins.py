@@ -19,13 +19,16 @@ from tests.kernel.conftest import NodeNamespace
 from calico_engine.kernel.namespaces import CAP_NET_ADMIN
 from calico_engine.messages import Batch
 from calico_engine.plugin import ApplyResult, Change, Dataplane, PluginContext
+from calico_engine.ruleset.state import PolicyForm
 from calico_engine.settings import FelixSettings
 from calico_engine.testing.conformance.dataplane import DataplaneConformance, DataplaneHarness, Scenario
 from calico_engine_ipset.plugin import IpsetDataplane
 from calico_engine_iptables.plugin import make_dataplane
+from calico_engine_nftables.config import NftablesConfig
+from calico_engine_nftables.plugin import make_dataplane as make_nftables
 from calico_engine_noencap.plugin import NoEncapRouting
 
-pytestmark = pytest.mark.kernel(tools=("iptables", "ipset"), features=("ipset",))
+pytestmark = pytest.mark.kernel(tools=("iptables", "ipset", "nft"), features=("ipset",))
 
 
 class Together:
@@ -158,6 +161,15 @@ def read_sets(node: NodeNamespace) -> list[str]:
     return sorted(re.sub(r" (hashsize|initval|bucketsize) \S+", "", line) for line in lines)
 
 
+def read_ruleset(node: NodeNamespace) -> list[str]:
+    """Return everything in nftables; neither chains nor elements have an order that means anything."""
+    text = node.sh("nft", "--stateless", "list", "ruleset")
+    chains = re.findall(r"\tchain (\S+) \{\n(.*?)\n?\t\}", text, re.DOTALL)
+    rest = re.sub(r"\tchain (\S+) \{\n(.*?)\n?\t\}", "", text, flags=re.DOTALL)
+    words = map(str.strip, re.split(r"[,{}\n]", rest))
+    return sorted([*(f"{name}: {rules}" for name, rules in chains), *filter(None, words)])
+
+
 def read_routes(node: NodeNamespace) -> list[str]:
     return sorted(
         f"{family} {route['dst']} via {route.get('gateway')} dev {route['dev']}"
@@ -176,6 +188,17 @@ class TestIpsetAndIptables(DataplaneConformance):
         settings = msgspec.structs.replace(FelixSettings(), iptables_backend=variant)
         flush = (f"iptables-{variant}", "-F", "cali-FORWARD")
         return NodeHarness(node, make, read_tables(variant), flush, settings)
+
+
+@pytest.mark.parametrize("form", list(PolicyForm))
+class TestNftables(DataplaneConformance):
+    @pytest.fixture
+    def harness(self, node: NodeNamespace, form: PolicyForm) -> DataplaneHarness:
+        def make(context: PluginContext) -> Dataplane:
+            return make_nftables(msgspec.structs.replace(context, options=NftablesConfig(form=form)))
+
+        flush = ("nft", "flush", "chain", "ip", "calico", "filter-FORWARD")
+        return NodeHarness(node, make, read_ruleset, flush)
 
 
 class TestIpset(DataplaneConformance):
