@@ -47,6 +47,8 @@ def _broken_parts(family: FamilyTables) -> set[Part]:
     for kind, key in list(broken):
         if kind == "policy" and isinstance(key, ResourceKey):
             broken |= compiler.parts_using(key)
+        elif kind == "list" and isinstance(key, str):
+            broken |= compiler.workloads_of_list(key)
     return broken
 
 

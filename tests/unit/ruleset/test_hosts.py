@@ -25,8 +25,10 @@ from calico_engine.testing.messages import (
 )
 
 V3 = FelixSettings()
+NATIVE = FelixSettings(layout=Layout.NATIVE)
 V2 = FelixSettings(layout=Layout.V2)
-LAYOUTS = pytest.mark.parametrize("settings", [V3, V2], ids=["v3", "v2"])
+LAYOUTS = pytest.mark.parametrize("settings", [V3, V2, NATIVE], ids=["v3", "v2", "native"])
+MODERN = pytest.mark.parametrize("settings", [V3, NATIVE], ids=["v3", "native"])
 WEB = ActiveRule(action=Action.ALLOW, protocol=6, dst_ports=ports(80))
 OPEN = make_profile_update("open", inbound=[ALLOW], outbound=[ALLOW])
 ETH0 = make_interface("eth0", "192.0.2.9", "2001:db8::9")
@@ -142,17 +144,18 @@ def test_failsafes_are_of_a_direction_a_protocol_and_a_net(settings: FelixSettin
     assert not send(felix, make_host_update(), port=123, protocol=17, path=Path.FROM_HOST).allowed
 
 
-def test_forwarded_packets_meet_apply_on_forward_policy_alone() -> None:
+@MODERN
+def test_forwarded_packets_meet_apply_on_forward_policy_alone(settings: FelixSettings) -> None:
     policy = make_policy_update(inbound=[WEB], outbound=[WEB])
     normal = make_host_update(tiers=[make_tier("web")])
     forward = make_host_update(forward=[make_tier("web")])
 
-    assert send(V3, policy, normal, path=Path.FORWARD, out="eth1", port=81).allowed
-    assert send(V3, policy, forward, path=Path.FORWARD, out="eth1").allowed
-    assert not send(V3, policy, forward, path=Path.FORWARD, out="eth1", port=81).allowed
-    assert not send(V3, policy, forward, path=Path.FORWARD, into="eth1", out="eth0", port=81).allowed
+    assert send(settings, policy, normal, path=Path.FORWARD, out="eth1", port=81).allowed
+    assert send(settings, policy, forward, path=Path.FORWARD, out="eth1").allowed
+    assert not send(settings, policy, forward, path=Path.FORWARD, out="eth1", port=81).allowed
+    assert not send(settings, policy, forward, path=Path.FORWARD, into="eth1", out="eth0", port=81).allowed
     # Failsafes are the host's own, not those of machines behind it.
-    assert not send(V3, policy, forward, path=Path.FORWARD, out="eth1", port=22).allowed
+    assert not send(settings, policy, forward, path=Path.FORWARD, out="eth1", port=22).allowed
 
 
 def test_v2_applies_normal_policy_to_forwarded_packets() -> None:
@@ -163,7 +166,8 @@ def test_v2_applies_normal_policy_to_forwarded_packets() -> None:
     assert not send(V2, policy, endpoint, path=Path.FORWARD, out="eth1", port=81).allowed
 
 
-def test_between_a_workload_and_a_host_interface_both_policies_apply() -> None:
+@MODERN
+def test_between_a_workload_and_a_host_interface_both_policies_apply(settings: FelixSettings) -> None:
     policy = make_policy_update(outbound=[WEB])
     messages = (
         policy,
@@ -172,8 +176,8 @@ def test_between_a_workload_and_a_host_interface_both_policies_apply() -> None:
         make_host_update(forward=[make_tier("web")]),
     )
 
-    assert send(V3, *messages, path=Path.FORWARD, into="cali1", out="eth0").allowed
-    assert not send(V3, *messages, path=Path.FORWARD, into="cali1", out="eth0", port=81).allowed
+    assert send(settings, *messages, path=Path.FORWARD, into="cali1", out="eth0").allowed
+    assert not send(settings, *messages, path=Path.FORWARD, into="cali1", out="eth0", port=81).allowed
 
 
 @LAYOUTS
@@ -202,28 +206,36 @@ def test_untracked_deny_drops_and_no_match_goes_on(settings: FelixSettings) -> N
     assert outcome.packet.ct_state is CtState.NEW
 
 
-def test_answers_from_failsafe_ports_stay_tracked() -> None:
+@MODERN
+def test_answers_from_failsafe_ports_stay_tracked(settings: FelixSettings) -> None:
     untracked = make_policy_update("fast", inbound=[ALLOW], outbound=[ALLOW], untracked=True)
     endpoint = make_host_update(untracked=[make_tier("fast")])
 
     answer = send(
-        V3, untracked, endpoint, path=Path.FROM_HOST, src_port=22, port=50000, ct_state=CtState.ESTABLISHED
+        settings,
+        untracked,
+        endpoint,
+        path=Path.FROM_HOST,
+        src_port=22,
+        port=50000,
+        ct_state=CtState.ESTABLISHED,
     )
 
     assert answer.allowed
     assert answer.packet.ct_state is CtState.ESTABLISHED
 
 
-def test_pre_dnat_policy_decides_for_local_and_forwarded_packets_alike() -> None:
+@MODERN
+def test_pre_dnat_policy_decides_for_local_and_forwarded_packets_alike(settings: FelixSettings) -> None:
     rules = [ActiveRule(action=Action.DENY, protocol=6, dst_ports=ports(31000)), WEB]
     policy = make_policy_update("early", inbound=rules, pre_dnat=True)
     endpoint = make_host_update(pre_dnat=[make_tier(ingress=["early"])])
 
-    assert send(V3, policy, endpoint).allowed
-    assert not send(V3, policy, endpoint, port=31000).allowed
-    assert not send(V3, policy, endpoint, port=31000, path=Path.FORWARD, out="eth1").allowed
+    assert send(settings, policy, endpoint).allowed
+    assert not send(settings, policy, endpoint, port=31000).allowed
+    assert not send(settings, policy, endpoint, port=31000, path=Path.FORWARD, out="eth1").allowed
     # What it does not decide, normal policy does: none, so the endpoint is closed.
-    assert not send(V3, policy, endpoint, port=81).allowed
+    assert not send(settings, policy, endpoint, port=81).allowed
 
 
 def test_v2_lets_pre_dnat_policy_deny() -> None:
@@ -233,27 +245,36 @@ def test_v2_lets_pre_dnat_policy_deny() -> None:
     assert not send(V2, policy, OPEN, endpoint).allowed
 
 
-def test_the_endpoint_for_all_interfaces_governs_those_without_one() -> None:
+@MODERN
+def test_the_endpoint_for_all_interfaces_governs_those_without_one(settings: FelixSettings) -> None:
     policy = make_policy_update(inbound=[WEB], outbound=[WEB])
     rest = make_host_update("rest", interface="*", tiers=[make_tier("web")], untracked=[make_tier("web")])
     eth0 = make_host_update("eth0", profiles=["open"])
 
     for path in (Path.TO_HOST, Path.FROM_HOST):
-        assert send(V3, policy, OPEN, rest, eth0, path=path, into="eth1", out="eth1").allowed
-        assert not send(V3, policy, OPEN, rest, eth0, path=path, into="eth1", out="eth1", port=81).allowed
-        assert send(V3, policy, OPEN, rest, eth0, path=path, port=81).allowed
+        assert send(settings, policy, OPEN, rest, eth0, path=path, into="eth1", out="eth1").allowed
+        assert not send(
+            settings, policy, OPEN, rest, eth0, path=path, into="eth1", out="eth1", port=81
+        ).allowed
+        assert send(settings, policy, OPEN, rest, eth0, path=path, port=81).allowed
 
 
 @pytest.mark.parametrize("dnat", [False, True])
-def test_translated_packets_of_the_host_are_judged_once(dnat: bool) -> None:
+@MODERN
+def test_translated_packets_of_the_host_are_judged_once(settings: FelixSettings, dnat: bool) -> None:
     policy = make_policy_update(outbound=[WEB])
     endpoint = make_host_update(tiers=[make_tier("web")])
 
-    assert send(V3, policy, endpoint, path=Path.FROM_HOST, ct_dnat=dnat).allowed
-    assert not send(V3, policy, endpoint, path=Path.FROM_HOST, port=81, ct_dnat=dnat).allowed
+    assert send(settings, policy, endpoint, path=Path.FROM_HOST, ct_dnat=dnat).allowed
+    assert not send(settings, policy, endpoint, path=Path.FROM_HOST, port=81, ct_dnat=dnat).allowed
 
 
-def test_translated_packets_to_a_local_workload_skip_the_endpoint_for_all_interfaces() -> None:
+@MODERN
+def test_translated_packets_to_a_local_workload_skip_the_endpoint_for_all_interfaces(
+    settings: FelixSettings,
+) -> None:
     rest = make_host_update("rest", interface="*")
 
-    assert send(V3, rest, make_workload_update(), path=Path.FROM_HOST, out="cali1", ct_dnat=True).allowed
+    assert send(
+        settings, rest, make_workload_update(), path=Path.FROM_HOST, out="cali1", ct_dnat=True
+    ).allowed
