@@ -19,7 +19,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 from calico_engine.errors import KernelError, KernelUnsupportedError
 from calico_engine.fastpath import SET_ROW_SIZE, encode_set_members, parse_set_dump
@@ -48,15 +48,9 @@ _SEQUENCES = 0x7FFFFFFF
 
 _NETLINK_NETFILTER, _SOL_NETLINK, _NETLINK_CAP_ACK, _SO_SNDBUFFORCE = 12, 270, 10, 32
 T = TypeVar("T")
+#: Messages to send at once, in parts, and the first and last sequence number that answers to them have.
+_Request = tuple[tuple[bytes | memoryview, ...], int, int]
 _BYTE_ORDER: Literal["little", "big"] = sys.byteorder
-
-
-class _Request(NamedTuple):
-    """Messages to send at once, in parts, and the sequence numbers that answers to them have."""
-
-    parts: tuple[bytes | memoryview, ...]
-    first: int
-    last: int
 
 
 class IpsetSocket:
@@ -68,6 +62,7 @@ class IpsetSocket:
         self._sequence = 0
         self._revisions: dict[tuple[str, str], int] = {}
         self._names: dict[str, bytes] = {}
+        self._answer = bytearray(_RECEIVE_BYTES)
         #: Held by whoever uses the socket where several threads might; `given_up` is that user's.
         self.lock = threading.Lock()
         self.given_up: threading.Event | None = None
@@ -232,7 +227,7 @@ class IpsetSocket:
         """Change one member. Most changes are of one: nothing here but what that takes. Raises: KernelError."""
         body = self._named(name) + encode_member(row)
         message = self._head(command, wire.NLM_F_REQUEST | wire.NLM_F_ACK, len(body)) + body
-        if number := self._send_again(_Request((message,), self._sequence, self._sequence), what):
+        if number := self._send_again(((message,), self._sequence, self._sequence), what):
             raise ipset_error(what, number, member=unpack_members(row)[0])
 
     def _groups(self, command: Command, name: str, rows: bytes) -> Iterator[tuple[_Request, int]]:
@@ -254,7 +249,7 @@ class IpsetSocket:
             if end == ends[-1] or offset + 2 * length - start > _SEND_BYTES:
                 flags = (wire.NLM_F_REQUEST | wire.NLM_F_ACK).to_bytes(2, _BYTE_ORDER)
                 parts = (view[start : offset + 6], flags, view[offset + 8 : offset + length])
-                yield _Request(parts, first, number), end
+                yield (parts, first, number), end
                 start, first = offset + length, number + 1
             offset += length
 
@@ -276,7 +271,7 @@ class IpsetSocket:
     def _ask(self, command: Command, body: bytes, what: str) -> dict[int, bytes]:
         """Send one request; return the attributes of its answer, if it has one. Raises: KernelError."""
         head = self._head(command, wire.NLM_F_REQUEST | wire.NLM_F_ACK, len(body))
-        number, answers = self._exchange(_Request((head + body,), self._sequence, self._sequence), what)
+        number, answers = self._exchange(((head + body,), self._sequence, self._sequence), what)
         if number:
             raise ipset_error(what, number)
         return dict(wire.read_attributes(answers[0].body[4:])) if answers else {}
@@ -290,14 +285,17 @@ class IpsetSocket:
         parts, first, last = request
         answers: list[Message] = []
         try:
-            opened.sendmsg(parts)
+            if len(parts) == 1:
+                opened.send(parts[0])
+            else:
+                opened.sendmsg(parts)
             while True:
-                data = opened.recv(_RECEIVE_BYTES)
-                if len(data) >= _ANSWER.size and not answers:
-                    length, kind, _, answered, _, number = _ANSWER.unpack_from(data)
-                    if length == len(data) and kind == wire.NLMSG_ERROR and first <= answered <= last:
+                size = opened.recv_into(self._answer)
+                if size >= _ANSWER.size and not answers:
+                    length, kind, _, answered, _, number = _ANSWER.unpack_from(self._answer)
+                    if length == size and kind == wire.NLMSG_ERROR and first <= answered <= last:
                         return -number, answers
-                for answer in read_messages(data):
+                for answer in read_messages(bytes(self._answer[:size])):
                     if not first <= answer.sequence <= last:
                         continue  # of a request that was given up
                     if answer.type == wire.NLMSG_ERROR:

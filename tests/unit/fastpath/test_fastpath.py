@@ -149,3 +149,14 @@ def test_parsers_of_kernel_bytes_survive_damaged_input(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "inputs, no error" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("clang") is None, reason="no clang on this machine, which has libFuzzer")
+def test_coverage_led_fuzzing_builds_and_runs(tmp_path: Path) -> None:
+    words = ("fuzz", f"BUILD={tmp_path}", "FUZZ_ENGINE=libfuzzer", "CC=clang", "FUZZ_SECONDS=1")
+
+    done = subprocess.run(["make", "-C", str(NATIVE_SOURCES), *words], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    targets = list((NATIVE_SOURCES / "fuzz").glob("fuzz_*.c"))
+    assert done.stderr.count("Done ") == len(targets) > 0
