@@ -137,6 +137,7 @@ def test_c_tests_pass_under_sanitizers(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "fast path C tests: 9 passed under ASan and UBSan" in done.stdout
     assert "set messages C tests: 7 passed under ASan and UBSan" in done.stdout
+    assert "nftables messages C tests: 5 passed under ASan and UBSan" in done.stdout
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler on this machine")
