@@ -180,6 +180,33 @@ def test_without_its_set_a_rule_lets_nothing_through_and_denies_everything(actio
     assert ((*pair_of(classifier, TWO), 0) in table.cells) == (action is Action.ALLOW)
 
 
+def test_a_deny_keeps_the_sets_that_are_there() -> None:
+    classifier = make_classifier(web=("10.0.0.1",))
+    deny = ActiveRule(action=Action.DENY, src_sets=("web", "late"))
+    classifier.set_list("T", make_list(deny, ActiveRule(action=Action.ALLOW)))
+
+    table = settle(classifier).tables["T"]
+
+    assert table.world[0].op == Return()
+    assert table.cells[*pair_of(classifier, ONE), 0].op == Drop()
+
+
+def test_beside_a_named_port_a_number_decides_nothing() -> None:
+    classifier = Classifier(Family.V4)
+    rule = ActiveRule(
+        action=Action.ALLOW, protocol=6, dst_ports=(PortRange(80, 80),), dst_named_port_sets=("n:http",)
+    )
+    classifier.set_list("T", make_list(rule))
+
+    table = settle(classifier).tables["T"]
+
+    assert [(entry.protocol, entry.first, entry.last) for entry in table.services] == [(6, 0, 65535)]
+    assert {number: verdict.op for number, verdict in table.world.items()} == {
+        0: Drop(),
+        6 << 16: Goto("cali-ll-web"),
+    }
+
+
 def test_a_tier_without_policies_is_not_enforced_and_one_without_rules_is() -> None:
     classifier = Classifier(Family.V4)
     profile = (("open", (ActiveRule(action=Action.ALLOW),)),)
@@ -220,6 +247,16 @@ def test_a_set_that_is_not_there_does_not_change() -> None:
 
     assert not settle(classifier).identities.hosts
     assert not classifier.take_changes()
+
+
+def test_of_changes_before_settling_the_last_counts() -> None:
+    classifier = make_classifier(web=("10.0.0.1", "10.1.0.0/16"))
+
+    classifier.change_members("web", {"10.0.0.2", "10.2.0.0/16"}, {"10.0.0.1", "10.1.0.0/16"})
+    classifier.change_members("web", {"10.0.0.1"}, {"10.0.0.2", "10.2.0.0/16"})
+
+    assert list(settle(classifier).identities.hosts) == [ONE]
+    assert not classifier.identities.nets
 
 
 def test_an_empty_set_shows_when_it_comes_and_when_it_goes() -> None:
