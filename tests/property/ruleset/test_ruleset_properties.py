@@ -16,6 +16,7 @@ from calico_engine.ruleset.interpret import Interpreter, Packet, Path
 from calico_engine.ruleset.ir import CtState, Family
 from calico_engine.ruleset.lower import lower
 from calico_engine.ruleset.lower_ports import split_ports
+from calico_engine.ruleset.marks import allocate_marks
 from calico_engine.ruleset.state import DesiredState, PolicyForm
 from calico_engine.ruleset.verify import verify
 from calico_engine.ruleset.world import compile_world
@@ -227,6 +228,8 @@ def test_native_layout_lets_through_what_v3_does_classified_or_not(
         # A connection goes on by its state alone, also where v3 would look at its interface first.
         if packet.ct_state is CtState.ESTABLISHED:
             continue
+        # v3 takes a drop bit that was set before for its own; native has none.
+        packet = msgspec.structs.replace(packet, mark=packet.mark & ~allocate_marks(felix).drop)
         expected = v3.run(packet, path)
         for found in (interpreter.run(packet, path) for interpreter in natives):
             assert (found.verdict, found.packet.dst) == (expected.verdict, expected.packet.dst)
