@@ -96,13 +96,14 @@ class Writer:
         # What looked into a set that is made afresh is empty by now.
         for change in delta.sets:
             yield from self._set(change, present)
-        for change in delta.sets:
-            yield from self._elements(change)
         for write in delta.chains:
             yield from self._rules(write.key, write.rules, write.hashes)
         for hook in delta.hooks:
             rules = (*hook.placed, *hook.appended)
             yield from self._rules(hook.key, rules, (*hook.placed_hashes, *hook.appended_hashes))
+        # After the rules: the kernel walks a map's elements for each chain that begins to look into it (6.18).
+        for change in delta.sets:
+            yield from self._elements(change)
         yield from self._deletions(delta.deletions, delta.set_deletions)
 
     def _prepare(self, name: str, present: Present) -> Iterator[bytes]:
