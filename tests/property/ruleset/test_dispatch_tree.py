@@ -1,4 +1,4 @@
-"""The dispatch tree that is kept equals the one that is made anew, and shares with the one before what did not change."""
+"""The dispatch tree that is kept equals one that is made anew, and shares with the one before what did not change."""
 
 from __future__ import annotations
 
