@@ -176,7 +176,9 @@ async def longest_stall(until: asyncio.Event) -> float:
 
 async def start_engine(manifests: Path, run_dir: Path, backend: str, import_ms: float) -> Start:
     from calico_engine.engine import Engine, load_profile
+    from calico_engine.engine.daemon import SWITCH_INTERVAL_S
 
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     stages = watch_stages()
     overrides = (f"options.file.path={manifests}", f"felix.IptablesBackend={backend}")
     engine = Engine(load_profile("standalone", overrides=overrides), NODE, run_dir=run_dir, environ={})

@@ -21,7 +21,7 @@ from calico_engine.settings import FelixSettings
 log = logging.getLogger(__name__)
 
 SLICE_UPDATES = 1000
-SLICE_S = 0.020
+SLICE_S = 0.010
 _FIRST_SLICE_UPDATES = 20
 # A flush after more updates than this runs in a thread, so that health and timers go on meanwhile.
 _FLUSH_IN_THREAD_UPDATES = 1000

@@ -205,7 +205,7 @@ def rule_matches(rule: ActiveRule, family: Family) -> tuple[Match, ...] | None:
     ports_apply = rule.protocol in _PROTOCOLS_WITH_PORTS
     if _has_ports(rule) and not ports_apply and rule.action is not Action.DENY:
         return None
-    return (
+    matches = (
         *_protocol(rule.protocol, negate=False),
         *_nets(Side.SRC, src, negate=False),
         *_sets(Side.SRC, rule.src_sets, SetKind.NET, negate=False),
@@ -215,6 +215,11 @@ def rule_matches(rule: ActiveRule, family: Family) -> tuple[Match, ...] | None:
         *_sets(Side.DST, rule.dst_ip_port_sets, SetKind.IP_PORT, negate=False),
         *_ports(Side.DST, rule.dst_ports if ports_apply else (), rule.dst_named_port_sets),
         *_icmp(rule.icmp_type, rule.icmp_code, negate=False),
+    )
+    if not _has_negation(rule):
+        return matches
+    return (
+        *matches,
         *_protocol(not_protocol, negate=True),
         *_nets(Side.SRC, not_src, negate=True),
         *_sets(Side.SRC, rule.not_src_sets, SetKind.NET, negate=True),
@@ -228,14 +233,25 @@ def rule_matches(rule: ActiveRule, family: Family) -> tuple[Match, ...] | None:
     )
 
 
+def _has_negation(rule: ActiveRule) -> bool:
+    """Tell whether anything is in the second half of a rule; most have nothing there."""
+    nets_and_sets = rule.not_src_nets or rule.not_dst_nets or rule.not_src_sets or rule.not_dst_sets
+    ports = rule.not_src_ports or rule.not_dst_ports
+    named_ports = rule.not_src_named_port_sets or rule.not_dst_named_port_sets
+    numbers = rule.not_protocol is not None or rule.not_icmp_type is not None
+    return bool(nets_and_sets or ports or named_ports or numbers)
+
+
 def _has_ports(rule: ActiveRule) -> bool:
     return bool(rule.src_ports or rule.dst_ports or rule.not_src_ports or rule.not_dst_ports)
 
 
 def _family_nets(cidrs: tuple[str, ...], family: Family, *, negate: bool) -> tuple[str, ...] | None:
     """Return the CIDRs of this family; None when the criterion leaves nothing that could match."""
+    if not cidrs:
+        return ()
     kept = tuple(cidr for cidr in cidrs if is_family(cidr, family))
-    if cidrs and not kept:
+    if not kept:
         return None
     if negate and _CATCH_ALL[family] in kept:
         return None
