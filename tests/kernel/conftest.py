@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -58,6 +59,15 @@ class NodeNamespace:
     def routes(self, family: int, selector: str = "") -> dict[str, dict[str, Any]]:
         """Return the main table by destination, as the ip program reads it. Only inside `run`."""
         return {route["dst"]: route for route in self.ip(f"-{family} -d route show {selector}".strip())}
+
+    def ruleset(self, family: str = "") -> list[str]:
+        """Return all of nftables, or one family's; neither chains nor elements have an order that means anything."""
+        words = ["list", "ruleset", family] if family else ["list", "ruleset"]
+        text = self.sh("nft", "--stateless", *words)
+        chain = re.compile(r"\tchain (\S+) \{\n(.*?)\n?\t\}", re.DOTALL)
+        chains = [f"{name}: {rules}" for name, rules in chain.findall(text)]
+        rest = map(str.strip, re.split(r"[,{}\n]", chain.sub("", text)))
+        return sorted([*chains, *filter(None, rest)])
 
     def sysctl(self, name: str) -> str:
         return self.sh("cat", f"/proc/sys/{name}").strip()

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 #: Tables of ours that other versions made.
 _OTHER_TABLES: tuple[str, ...] = ()
-_BLAMED = re.compile(r"(chain|set) (\S+)")
+_BLAMED = re.compile(r"(chain|set) (\S+?):?(?: |$)")
 
 
 class NftablesBackend:

@@ -38,13 +38,14 @@ _FLAGS_WE_MAKE = m.FLAG_INTERVAL | m.FLAG_MAP | m.FLAG_CONCAT
 
 
 class ActualChain(msgspec.Struct, frozen=True, gc=False):
-    """`hook` is the number of the kernel's hook, None for a chain that only rules lead to."""
+    """`hook` is the number of the kernel's hook, None for a chain that only rules lead to; `policy` 1 is to accept."""
 
     name: str
     handle: int
     hook: int | None = None
     priority: int = 0
     kind: str = ""
+    policy: int = 1
 
 
 class ActualRule(msgspec.Struct, frozen=True, gc=False):
@@ -108,6 +109,7 @@ def _chain(found: dict[int, bytes]) -> ActualChain:
         hook=int.from_bytes(hook.get(1, b""), "big"),
         priority=int.from_bytes(hook.get(2, b""), "big", signed=True),
         kind=read_text(found.get(m.CHAIN_TYPE, b"")),
+        policy=int.from_bytes(found.get(m.CHAIN_POLICY, b"\1"), "big"),
     )
 
 

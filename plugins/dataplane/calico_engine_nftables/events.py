@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from calico_engine.kernel.nft_events import DELTABLE, NftEvents, attribute_text
+from calico_engine.kernel.nft_events import NftEvents, attribute_text
 from calico_engine.ruleset.ir import Family
 from calico_engine_nftables.wire import NF_FAMILIES
 
@@ -20,7 +20,7 @@ class TableEvents(NftEvents):
         self._table = table
         super().__init__(self._touches, changed)
 
-    def _touches(self, kind: int, payload: memoryview) -> str:
+    def _touches(self, _kind: int, payload: memoryview) -> str:
         if payload[0] != self._nf_family or attribute_text(payload, _TABLE_NAME) != self._table:
             return ""
-        return f"table {self._table} was {'deleted' if kind == DELTABLE else 'changed'}"
+        return f"table {self._table} was changed"

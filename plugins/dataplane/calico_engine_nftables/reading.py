@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 
+import msgspec
+
 from calico_engine.ruleset.ir import ChainKey, Family, Hook, Layer
 from calico_engine.tables.backend import ActualSet, ActualTables, HookRule
 from calico_engine.tables.single_table import chain_key
@@ -50,12 +52,13 @@ def actual_tables(
 def _is_as_made(chain: ActualChain, key: ChainKey, *, is_hook: bool) -> bool:
     if not is_hook:
         return chain.hook is None
-    return (chain.hook, chain.kind, chain.priority) == _made_as(key.layer, Hook(key.name))
+    made = _made_as(key.layer, Hook(key.name))
+    return msgspec.structs.replace(made, name=chain.name, handle=chain.handle) == chain
 
 
 @cache
-def _made_as(layer: Layer, hook: Hook) -> tuple[int | None, str, int]:
-    """Return hook, type and priority of a base chain of ours: what the message that makes it says."""
+def _made_as(layer: Layer, hook: Hook) -> ActualChain:
+    """Return a base chain of ours: what the message that makes it says."""
     message = new_base_chain(Family.V4, "table", "chain", layer, hook)
     (made,) = parse_chains(message, Family.V4, "table")
-    return made.hook, made.kind, made.priority
+    return made

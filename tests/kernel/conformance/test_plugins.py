@@ -161,15 +161,6 @@ def read_sets(node: NodeNamespace) -> list[str]:
     return sorted(re.sub(r" (hashsize|initval|bucketsize) \S+", "", line) for line in lines)
 
 
-def read_ruleset(node: NodeNamespace) -> list[str]:
-    """Return everything in nftables; neither chains nor elements have an order that means anything."""
-    text = node.sh("nft", "--stateless", "list", "ruleset")
-    chains = re.findall(r"\tchain (\S+) \{\n(.*?)\n?\t\}", text, re.DOTALL)
-    rest = re.sub(r"\tchain (\S+) \{\n(.*?)\n?\t\}", "", text, flags=re.DOTALL)
-    words = map(str.strip, re.split(r"[,{}\n]", rest))
-    return sorted([*(f"{name}: {rules}" for name, rules in chains), *filter(None, words)])
-
-
 def read_routes(node: NodeNamespace) -> list[str]:
     return sorted(
         f"{family} {route['dst']} via {route.get('gateway')} dev {route['dev']}"
@@ -198,7 +189,7 @@ class TestNftables(DataplaneConformance):
             return make_nftables(msgspec.structs.replace(context, options=NftablesConfig(form=form)))
 
         flush = ("nft", "flush", "chain", "ip", "calico", "filter-FORWARD")
-        return NodeHarness(node, make, read_ruleset, flush)
+        return NodeHarness(node, make, lambda node: node.ruleset(), flush)
 
 
 class TestIpset(DataplaneConformance):

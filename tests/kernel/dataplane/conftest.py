@@ -6,7 +6,9 @@ rule by rule.
 
 import asyncio
 import contextlib
+import json
 import os
+import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -15,7 +17,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from calico_engine_nftables.plugin import make_dataplane as make_nftables
 
 from calico_engine.kernel.namespaces import NetworkNamespace
 from calico_engine.messages import (
@@ -35,6 +36,7 @@ from calico_engine.settings import FelixSettings
 from calico_engine_ipset.plugin import IpsetDataplane
 from calico_engine_iptables.plugin import make_dataplane as make_iptables
 from calico_engine_nftables.config import NftablesConfig
+from calico_engine_nftables.plugin import make_dataplane as make_nftables
 
 #: The variants that are nftables, and the form of each.
 NFTABLES = {"nftables": PolicyForm.CLASSIFIED, "nftables-linear": PolicyForm.LINEAR}
@@ -44,6 +46,11 @@ _ECHO = {4: (8, 0, socket.IPPROTO_ICMP), 6: (128, 129, socket.IPPROTO_ICMPV6)}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 #: A packet between two namespaces of one machine takes far less; one that is dropped costs this much.
 ARRIVES_WITHIN_S = 0.15
+
+
+def without_counters(text: str) -> list[str]:
+    """Return chains and rules of what iptables-save printed, without counters and times."""
+    return [re.sub(r" \[\d+:\d+\]$", "", line) for line in text.splitlines() if not line.startswith("#")]
 
 
 class Pod:
@@ -114,7 +121,7 @@ class NoSets:
         return ApplyResult(plugin="no sets")
 
     async def plan(self) -> Sequence[Change]:
-        return ()
+        return []
 
     def render(self) -> str:
         return ""
@@ -145,12 +152,17 @@ class Rig:
         self.requests: list[str] = []
         self.make_dataplanes()
 
+    @property
+    def options(self) -> NftablesConfig | None:
+        """What nftables is told; None where it is not nftables."""
+        return NftablesConfig(form=NFTABLES[self.variant]) if self.variant in NFTABLES else None
+
     def context(self, name: str) -> PluginContext:
         return PluginContext(
             name=name,
             node="node-1",
             settings=self.settings,
-            options=NftablesConfig(form=NFTABLES[self.variant]) if name == "nftables" else {},
+            options=self.options or {},
             request_apply=self.requests.append,
             notify=self.node.notifications.append,
         )
@@ -193,9 +205,23 @@ class Rig:
 
     # What is there, as the tools see it
 
-    def save(self, version: int = 4, *arguments: str) -> str:
+    def saved(self) -> dict[int, list[str]]:
+        """Return chains and rules of both families, without counters and times."""
+        return {version: self._saved(version) for version in (4, 6)}
+
+    def _saved(self, version: int) -> list[str]:
         if self.variant in NFTABLES:
-            return str(self.node.sh("nft", "--stateless", "list", "ruleset", "ip6" if version == 6 else "ip"))
+            return list(self.node.ruleset("ip6" if version == 6 else "ip"))
+        return without_counters(self.save(version))
+
+    def rule_texts(self, version: int) -> list[str]:
+        """Return all rules there are, ours and others'."""
+        if self.variant not in NFTABLES:
+            return [line for line in self._saved(version) if line.startswith("-A")]
+        listing = self.node.sh("nft", "-j", "list", "ruleset", "ip6" if version == 6 else "ip")
+        return [json.dumps(entry["rule"]) for entry in json.loads(listing)["nftables"] if "rule" in entry]
+
+    def save(self, version: int = 4, *arguments: str) -> str:
         tool = "ip6tables" if version == 6 else "iptables"
         return str(self.node.sh(f"{tool}-{self.variant}-save", *arguments))
 

@@ -12,14 +12,18 @@ import time
 from typing import Any
 
 import pytest
+from tests.kernel.dataplane.conftest import EVERY_VARIANT
 
 from calico_engine.messages import IPSetUpdate, SetKind
 from calico_engine.model.policy import Action
 
-pytestmark = pytest.mark.kernel(
-    tools=("iptables-legacy", "iptables-nft", "ipset"),
-    features=("veth", "ipset", "iptables-legacy", "iptables-nft"),
-)
+pytestmark = [
+    pytest.mark.kernel(
+        tools=("iptables-legacy", "iptables-nft", "ipset", "nft"),
+        features=("veth", "ipset", "iptables-legacy", "iptables-nft"),
+    ),
+    pytest.mark.parametrize("variant", EVERY_VARIANT, indirect=True),
+]
 
 ROUNDS = 8
 
@@ -28,26 +32,31 @@ CHURN = """
 import asyncio, pickle, sys
 from calico_engine.messages import Batch
 from calico_engine.plugin.protocols import PluginContext
-from calico_engine_ipset.plugin import IpsetDataplane
-from calico_engine_iptables.plugin import make_dataplane
 
-settings, worlds = pickle.loads(sys.stdin.buffer.read())
+settings, worlds, options = pickle.loads(sys.stdin.buffer.read())
 def context(name):
-    return PluginContext(name=name, node="n", settings=settings, options={}, request_apply=id, notify=id)
+    return PluginContext(name=name, node="n", settings=settings, options=options, request_apply=id, notify=id)
+def make():
+    if options is not None:
+        from calico_engine_nftables.plugin import make_dataplane
+        return [make_dataplane(context("nftables"))]
+    from calico_engine_ipset.plugin import IpsetDataplane
+    from calico_engine_iptables.plugin import make_dataplane
+    return [IpsetDataplane(context("ipset")), make_dataplane(context("iptables"))]
 async def main():
-    ipset, iptables = IpsetDataplane(context("ipset")), make_dataplane(context("iptables"))
+    dataplanes = make()
     print("ready", flush=True)
     revision = 0
     while True:
         for messages in worlds:
             revision += 1
             batch = Batch(revision=revision, in_sync=True, messages=messages)
-            ipset.on_batch(batch)
-            iptables.on_batch(batch)
-            await ipset.apply()
-            await iptables.apply()
-            await iptables.prune()
-            await ipset.prune()
+            for dataplane in dataplanes:
+                dataplane.on_batch(batch)
+            for dataplane in dataplanes:
+                await dataplane.apply()
+            for dataplane in reversed(dataplanes):
+                await dataplane.prune()
 asyncio.run(main())
 """
 
@@ -83,8 +92,7 @@ def make_worlds(rig: Any, web: Any, client: Any) -> list[tuple[Any, ...]]:
 
 
 def saved(rig: Any) -> list[str]:
-    lines = [line for version in (4, 6) for line in rig.save(version).splitlines()]
-    return sorted(line.split(" [")[0] for line in lines if not line.startswith("#"))
+    return sorted(line.split(" [")[0] for lines in rig.saved().values() for line in lines)
 
 
 class Prober:
@@ -139,7 +147,7 @@ def test_kill_opens_nothing_and_leaves_nothing(rig: Any) -> None:
         await rig.settle(*worlds[0])
         rules, sets = saved(rig), rig.sets()
         await rig.rules.close()
-        payload = pickle.dumps((rig.settings, worlds))
+        payload = pickle.dumps((rig.settings, worlds, rig.options))
         prober = Prober(client, web)
         pauses = random.Random(20261121)
 
