@@ -170,6 +170,8 @@ class Switcher:
 
     async def _check(self, order: _Order) -> None:
         """See that this machine has what the new plugins need. Raises: KernelUnsupportedError, PluginError."""
+        if "iptables" in order.leaving:
+            await self._check_forwarding()
         for name in order.joining:
             async with asyncio.timeout(_CHECK_S):
                 found = await asyncio.to_thread(self._engine.registry.checks, "dataplane", name)
@@ -180,6 +182,19 @@ class Switcher:
                         f"dataplane:{name} needs {capability.name}{detail}, for {capability.needed_for}",
                         hint=capability.remedy or "see `calico-engine check`",
                     )
+
+    async def _check_forwarding(self) -> None:
+        """See that packets do not need the rules of iptables to be forwarded. Raises: SwitchFailedError."""
+        from calico_engine.kernel.forwarding import forwarding_closed_by  # only where there is iptables
+
+        ipv6 = self._engine.settings.ipv6_support
+        closed = await forwarding_closed_by([f for f in self._engine.families if f == 4 or ipv6])
+        if closed:
+            raise SwitchFailedError(
+                f"the chain FORWARD of {_list(closed)} has the policy DROP, and nobody but the plugin iptables accepts "
+                f"what policy allows: without it no pod has a connection (accept it there first: "
+                f"{closed[0]} -A FORWARD -i cali+ -j ACCEPT, and the same with -o, or {closed[0]} -P FORWARD ACCEPT)"
+            )
 
     def _refuse_same_marks(self, order: _Order, members: Sequence[Member]) -> None:
         """Raises: ConfigError when old and new would overwrite each other's bits of the packet mark."""

@@ -351,6 +351,33 @@ def test_too_few_mark_bits_are_refused_before_anything_is_written(machine: Machi
     machine.node.run(scenario)
 
 
+def test_a_firewall_that_counts_on_iptables_is_named_until_it_does_not(machine: Machine) -> None:
+    iptables = f"iptables-{machine.backend}"
+
+    async def scenario() -> None:
+        machine.node.sh(iptables, "-w", "-P", "FORWARD", "DROP")
+        async with machine.engine() as engine:
+            server = await machine.serve(machine.pod, POD[0], 80, [])
+            refused = await switched(engine, *NEW)
+            _, writer = await machine.connect(machine.outside, POD[0], 80)
+            writer.close()
+
+            assert refused.phase is SwitchPhase.FAILED
+            assert f"FORWARD of {iptables} has the policy DROP" in refused.error
+            assert machine.nftables_tables() == set()
+
+            for side in ("-i", "-o"):
+                machine.node.sh(iptables, "-w", "-A", "FORWARD", side, "cali+", "-j", "ACCEPT")
+            done = await switched(engine, *NEW)
+            _, writer = await machine.connect(machine.outside, POD[0], 80)
+            writer.close()
+            server.close()
+
+            assert done.phase is SwitchPhase.DONE, done
+
+    machine.node.run(scenario)
+
+
 def test_a_rehearsal_writes_nothing(machine: Machine) -> None:
     async def scenario() -> None:
         async with machine.engine() as engine:
