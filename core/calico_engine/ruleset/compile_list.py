@@ -46,20 +46,15 @@ from calico_engine.settings import FelixSettings
 class EndpointList(msgspec.Struct, frozen=True):
     """What decides on packets in one direction, for all endpoints of which this is so. Tiers have that direction alone.
 
-    `chain` is the name of its chain and of its verdict table, `linear` that of the same policies one by one.
+    `chain` is the name of its chain and of its verdict table, `linear` that of the same policies one by one; both
+    follow from the rest, see make_list.
     """
 
     direction: str
     tiers: tuple[TierPolicies, ...]
     profiles: tuple[str, ...]
-
-    @property
-    def chain(self) -> str:
-        return _chain_names(self)[0]
-
-    @property
-    def linear(self) -> str:
-        return _chain_names(self)[1]
+    chain: str
+    linear: str
 
     @property
     def side(self) -> Side:
@@ -67,22 +62,33 @@ class EndpointList(msgspec.Struct, frozen=True):
         return Side.SRC if self.direction == INGRESS else Side.DST
 
     def policies(self, tier: TierPolicies) -> tuple[ResourceKey, ...]:
-        return tier.ingress if self.direction == INGRESS else tier.egress
+        return _policies(self.direction, tier)
 
 
-@lru_cache(maxsize=1 << 14)
-def _chain_names(of: EndpointList) -> tuple[str, str]:
-    tiers = tuple(
+def _policies(direction: str, tier: TierPolicies) -> tuple[ResourceKey, ...]:
+    return tier.ingress if direction == INGRESS else tier.egress
+
+
+@lru_cache(maxsize=1 << 12)
+def make_list(direction: str, tiers: tuple[TierPolicies, ...], profiles: tuple[str, ...]) -> EndpointList:
+    """Return a list with its names; many endpoints ask for one and the same."""
+    words = tuple(
         (
             tier.tier,
             str(tier.default_action),
-            tuple((key.kind, key.namespace, key.name) for key in of.policies(tier)),
+            tuple((key.kind, key.namespace, key.name) for key in _policies(direction, tier)),
         )
-        for tier in of.tiers
+        for tier in tiers
     )
-    text = repr((of.direction, tiers, of.profiles))
-    prefix = names.LIST_INBOUND if of.direction == INGRESS else names.LIST_OUTBOUND
-    return names.list_chain(prefix, text), names.list_chain(names.LIST_LINEAR, text)
+    text = repr((direction, words, profiles))
+    prefix = names.LIST_INBOUND if direction == INGRESS else names.LIST_OUTBOUND
+    return EndpointList(
+        direction,
+        tiers,
+        profiles,
+        names.list_chain(prefix, text),
+        names.list_chain(names.LIST_LINEAR, text),
+    )
 
 
 class EndpointLists(msgspec.Struct, frozen=True):
@@ -107,8 +113,8 @@ def endpoint_lists(update: WorkloadEndpointUpdate) -> EndpointLists:
     )
     return EndpointLists(
         update.endpoint,
-        EndpointList(INGRESS, into, update.profiles),
-        EndpointList(EGRESS, out, update.profiles),
+        make_list(INGRESS, into, update.profiles),
+        make_list(EGRESS, out, update.profiles),
     )
 
 

@@ -8,50 +8,39 @@ native layout workloads have no chains of their own but share those of their lis
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Collection, Iterable
 
 from calico_engine.errors import CalicoEngineError
-from calico_engine.messages import (
-    ActivePolicyUpdate,
-    ActiveProfileUpdate,
-    ActiveRule,
-    HostEndpointUpdate,
-    TierPolicies,
-    WorkloadEndpointUpdate,
-)
+from calico_engine.messages import HostEndpointUpdate, TierPolicies, WorkloadEndpointUpdate
 from calico_engine.model.resource import ResourceKey
-from calico_engine.ruleset import names
 from calico_engine.ruleset.assigned import AssignedSources
 from calico_engine.ruleset.classify import Classifier
 from calico_engine.ruleset.compile_dispatch import compile_host_dispatch
 from calico_engine.ruleset.compile_endpoint import compile_workload
 from calico_engine.ruleset.compile_host import compile_host, resolve_host_endpoints
-from calico_engine.ruleset.compile_list import CLOSED, compile_list_dispatch, endpoint_lists
+from calico_engine.ruleset.compile_list import compile_list_dispatch, endpoint_lists
 from calico_engine.ruleset.compile_nat import (
     compile_cidr_block,
     compile_floating_ips,
     compile_nat_outgoing,
     compile_rpf_skip,
 )
-from calico_engine.ruleset.compile_policy import INGRESS, compile_policy, compile_profile
+from calico_engine.ruleset.compile_policy import compile_policy, compile_profile
 from calico_engine.ruleset.compile_sets import find_tunnels, masquerades
 from calico_engine.ruleset.compile_static import StaticRules, compile_static
 from calico_engine.ruleset.dispatch_tree import DispatchTree
-from calico_engine.ruleset.ir import ChainKey, Drop, Family, Layer, Origin, Rule
+from calico_engine.ruleset.ir import ChainKey, Family
 from calico_engine.ruleset.lower import lower_chains, lower_rules
 from calico_engine.ruleset.state import DesiredState, Touched
 from calico_engine.ruleset.static_native import Needs, find_needs
-from calico_engine.ruleset.verify import verify_chain
 from calico_engine.settings import Layout
+from calico_engine.tables.chain_store import Chains, ChainStore
 from calico_engine.tables.claims import InterfaceClaims
+from calico_engine.tables.effective_rules import EffectiveRules
 from calico_engine.tables.lists import PolicyLists
-from calico_engine.tables.missing_sets import all_sets, close_rules
 from calico_engine.tables.use_index import Part, UseIndex
 
 log = logging.getLogger(__name__)
-
-Chains = Mapping[ChainKey, tuple[Rule, ...]]
 
 STATIC: Part = ("static", None)
 DISPATCH: Part = ("workload-dispatch", None)
@@ -60,8 +49,6 @@ NAT_OUTGOING: Part = ("nat-outgoing", None)
 FLOATING_IPS: Part = ("floating-ips", None)
 RPF_SKIP: Part = ("rpf-skip", None)
 FIXED_SETS: Part = ("fixed-sets", None)
-
-_Rules = TypeVar("_Rules", ActivePolicyUpdate, ActiveProfileUpdate)
 
 
 class RulesetCompiler:
@@ -72,7 +59,6 @@ class RulesetCompiler:
 
     def __init__(self, state: DesiredState, family: Family) -> None:
         self.family = family
-        self.chains: dict[ChainKey, tuple[Rule, ...]] = {}
         self.static = StaticRules({}, {}, {})
         #: Why a part could not be compiled. Its chains are absent, and what leads to them drops.
         self.errors: dict[Part, str] = {}
@@ -81,10 +67,9 @@ class RulesetCompiler:
         self.hosts: dict[str, HostEndpointUpdate] = {}
         self._state = state
         self._dirty: dict[Part, None] = {}
-        self._changed: set[ChainKey] = set()
-        self._faulty: set[ChainKey] = set()
-        self._made: dict[Part, frozenset[ChainKey]] = {}
-        self._makers: dict[ChainKey, set[Part]] = {}
+        self._store = ChainStore(family)
+        self.chains = self._store.chains
+        self._rules = EffectiveRules(state, family, self._store)
         self._claims = InterfaceClaims()
         self._sources = AssignedSources(family)
         self._dispatch = DispatchTree()
@@ -93,14 +78,9 @@ class RulesetCompiler:
         self._policy_shape: dict[ResourceKey, tuple[str, bool, bool]] = {}
         self._policy_uses: UseIndex[ResourceKey] = UseIndex()
         self._profile_uses: UseIndex[str] = UseIndex()
-        self._set_uses: UseIndex[str] = UseIndex()
-        self._missing: set[str] = set()
         self._needs = Needs()
-        # Policies and profiles as compiled: with rules closed that look up a set which is not there.
-        self._closed_policies: dict[ResourceKey, ActivePolicyUpdate] = {}
-        self._closed_profiles: dict[str, ActiveProfileUpdate] = {}
         native = state.settings.layout is Layout.NATIVE
-        self._lists = PolicyLists(state, family) if native else None
+        self._lists = PolicyLists(state, family, self._rules) if native else None
         self._mark_all()
 
     @property
@@ -126,12 +106,11 @@ class RulesetCompiler:
     @property
     def missing_sets(self) -> frozenset[str]:
         """Ids of sets that rules look up and the kernel will not have; those rules are closed."""
-        return frozenset(self._missing)
+        return frozenset(self._rules.missing)
 
     def take_changed(self) -> set[ChainKey]:
         """Return the keys of chains that were made, changed or dropped since the last call."""
-        changed, self._changed = self._changed, set()
-        return changed
+        return self._store.take_changed()
 
     def parts_using(self, policy: ResourceKey) -> frozenset[Part]:
         """Return the endpoints' parts that a policy applies to."""
@@ -139,7 +118,7 @@ class RulesetCompiler:
 
     def parts_using_set(self, set_id: str) -> frozenset[Part]:
         """Return the policies' and profiles' parts that look up a set."""
-        return self._set_uses.users(set_id)
+        return self._rules.users(set_id)
 
     def workloads_of_list(self, chain: str) -> frozenset[Part]:
         """Return the workloads' parts that share a list, by the name of its chain."""
@@ -148,7 +127,7 @@ class RulesetCompiler:
 
     def makers(self, key: ChainKey) -> frozenset[Part]:
         """Return the parts that make a chain."""
-        return frozenset(self._makers.get(key, ()))
+        return self._store.makers(key)
 
     def compile_all(self) -> None:
         while self.compile_next():
@@ -185,7 +164,7 @@ class RulesetCompiler:
             self._mark(FIXED_SETS)
             for set_id in self._state.sets:
                 self._mark(("set", set_id))
-        for part in list(self._made):
+        for part in self._store.parts:
             self._mark(part)
         for policy in self._state.policies:
             self._touch_policy(policy)
@@ -200,9 +179,8 @@ class RulesetCompiler:
         for set_id in touched.sets:
             if self._lists is not None:
                 self._mark(("set", set_id))
-            if set_id in self._set_uses and self._is_available(set_id) is (set_id in self._missing):
-                for part in self._set_uses.users(set_id):
-                    self._mark(part)
+            for part in self._rules.outdated(set_id):
+                self._mark(part)
 
     def _touch_policy(self, policy: ResourceKey) -> None:
         self._mark(("policy", policy))
@@ -276,7 +254,7 @@ class RulesetCompiler:
                 self._mark(part)
                 raise
             problems.append(str(error))
-        problems += self._replace(part, chains)
+        problems += self._store.replace(part, chains)
         self._note_problems(part, problems)
         if lists is not None:
             self._follow_up(part)
@@ -308,22 +286,14 @@ class RulesetCompiler:
             self.errors.pop(part, None)
 
     def _compile(self, part: Part) -> Chains:
-        state, settings = self._state, self._state.settings
+        settings = self._state.settings
         match part:
             case ("policy", ResourceKey() as policy):
-                update = state.policies.get(policy)
-                if update is None:
-                    self._closed_policies.pop(policy, None)
-                    return self._gone(part)
-                closed = self._closed_policies[policy] = self._closed(part, update)
-                return compile_policy(closed, settings, self.family)
+                update = self._rules.close_policy(policy)
+                return compile_policy(update, settings, self.family) if update else {}
             case ("profile", str() as profile):
-                rules = state.profiles.get(profile)
-                if rules is None:
-                    self._closed_profiles.pop(profile, None)
-                    return self._gone(part)
-                closed_rules_ = self._closed_profiles[profile] = self._closed(part, rules)
-                return compile_profile(closed_rules_, settings, self.family)
+                rules = self._rules.close_profile(profile)
+                return compile_profile(rules, settings, self.family) if rules else {}
             case ("workload", str() as name):
                 return self._compile_workload(part, name)
             case ("host", str() as name):
@@ -335,7 +305,7 @@ class RulesetCompiler:
                 return self._compile_list(part, chain)
             case ("set", str() as set_id):
                 if self._lists is not None:
-                    self._lists.feed_set(set_id, available=self._is_available(set_id))
+                    self._lists.feed_set(set_id, available=self._rules.is_available(set_id))
                 return {}
             case _:
                 return self._compile_shared(part)
@@ -403,27 +373,7 @@ class RulesetCompiler:
             return self._gone(part)
         self._use_policies(part, of.tiers)
         self._profile_uses.note(part, of.profiles)
-        return self._lists.compile(of, self._policy_rules, self._profile_rules)
-
-    def _policy_rules(self, policy: ResourceKey, direction: str) -> tuple[ActiveRule, ...]:
-        """Return what a list may take for a policy's rules: what its chain is made of, or nothing that lets through."""
-        prefix = names.POLICY_INBOUND if direction == INGRESS else names.POLICY_OUTBOUND
-        key = ChainKey(Layer.FILTER, names.policy_chain(prefix, policy, self._state.settings.layout))
-        if key not in self.chains or key in self._faulty:
-            return CLOSED
-        update = self._closed_policies[policy]
-        return update.inbound if direction == INGRESS else update.outbound
-
-    def _profile_rules(self, profile: str, direction: str) -> tuple[ActiveRule, ...]:
-        """Return the same for a profile; one that does not exist allows nothing, and denies nothing either."""
-        prefix = names.PROFILE_INBOUND if direction == INGRESS else names.PROFILE_OUTBOUND
-        key = ChainKey(Layer.FILTER, names.profile_chain(prefix, profile))
-        if key in self._faulty:
-            return CLOSED
-        update = self._closed_profiles.get(profile)
-        if update is None or key not in self.chains:
-            return ()
-        return update.inbound if direction == INGRESS else update.outbound
+        return self._lists.compile(of)
 
     def _compile_host(self, part: Part, name: str) -> Chains:
         update = self.hosts.get(name)
@@ -450,67 +400,7 @@ class RulesetCompiler:
 
     def _gone(self, part: Part) -> Chains:
         self._policy_uses.note(part, ())
-        self._missing -= self._set_uses.note(part, ())
         return {}
 
     def _use_policies(self, part: Part, tiers: Iterable[TierPolicies]) -> None:
         self._policy_uses.note(part, (policy for tier in tiers for policy in (*tier.ingress, *tier.egress)))
-
-    def _closed(self, part: Part, update: _Rules) -> _Rules:
-        """Return the update with rules closed that look up a set which is not there."""
-        used = all_sets(update)
-        self._missing -= self._set_uses.note(part, used)
-        missing = {set_id for set_id in used if not self._is_available(set_id)}
-        self._missing.difference_update(used)
-        self._missing.update(missing)
-        return close_rules(update, missing, self.family) if missing else update
-
-    def _is_available(self, set_id: str) -> bool:
-        known = self._state.sets.get(set_id)
-        if known is None:
-            return False
-        limit = self._state.settings.max_ipset_size
-        if len(known.members) <= limit:
-            return True
-        v6 = self.family is Family.V6
-        return sum((":" in member.partition(",")[0]) is v6 for member in known.members) <= limit
-
-    def _replace(self, part: Part, chains: Chains) -> list[str]:
-        """Put a part's chains in the place of those it made before; return what is wrong with them."""
-        problems: list[str] = []
-        before = self._made.get(part, frozenset())
-        for key in before - chains.keys():
-            makers = self._makers[key]
-            makers.discard(part)
-            if not makers:
-                del self._makers[key], self.chains[key]
-                self._faulty.discard(key)
-                self._changed.add(key)
-        for key, rules in chains.items():
-            self._makers.setdefault(key, set()).add(part)
-            if key in self._faulty or self.chains.get(key) != rules:
-                problems += self._put(key, rules)
-        if chains:
-            self._made[part] = frozenset(chains)
-        else:
-            self._made.pop(part, None)
-        return problems
-
-    def _put(self, key: ChainKey, rules: tuple[Rule, ...]) -> list[str]:
-        """Take over a chain that changed, closed if it must not go to the kernel; return what is wrong with it."""
-        faults = verify_chain(key, rules, self.family)
-        if faults:
-            rules = closed_rules(key, "Not valid")
-            self._faulty.add(key)
-        else:
-            self._faulty.discard(key)
-        self.chains[key] = rules
-        self._changed.add(key)
-        return faults
-
-
-def closed_rules(key: ChainKey, reason: str) -> tuple[Rule, ...]:
-    """Return what a chain holds that must let nothing through. The nat layer may not drop: there it is empty."""
-    if key.layer is Layer.NAT:
-        return ()
-    return (Rule((), Drop(), (reason,), Origin(note=reason)),)

@@ -25,7 +25,8 @@ from calico_engine.tables.backend import (
     TableBackend,
     TableDelta,
 )
-from calico_engine.tables.compiler import RulesetCompiler, closed_rules
+from calico_engine.tables.chain_store import closed_rules
+from calico_engine.tables.compiler import RulesetCompiler
 from calico_engine.tables.sets import SetTables
 
 log = logging.getLogger(__name__)

@@ -14,14 +14,13 @@ from calico_engine.ruleset.classify import Classifier, ExactTable
 from calico_engine.ruleset.compile_list import (
     EndpointList,
     EndpointLists,
-    PolicyRules,
-    ProfileRules,
     compile_list,
     policy_list,
 )
 from calico_engine.ruleset.compile_sets import compile_used_fixed_sets, family_members
 from calico_engine.ruleset.ir import Family, Level
 from calico_engine.ruleset.state import DesiredState, PolicyForm, Touched
+from calico_engine.tables.effective_rules import EffectiveRules
 
 _END = object()
 #: How a list's chain speaks of its verdict table: its levels, and whether any verdict goes to the linear chain.
@@ -31,11 +30,12 @@ _Spelling = tuple[tuple[Level, ...], bool]
 class PolicyLists:
     """Lists, verdict tables and identities. `endpoints`: by interface, the lists of the endpoint that governs it."""
 
-    def __init__(self, state: DesiredState, family: Family) -> None:
+    def __init__(self, state: DesiredState, family: Family, rules: EffectiveRules) -> None:
         self.classifier = Classifier(family)
         self.endpoints: dict[str, EndpointLists] = {}
         self._state = state
         self._family = family
+        self._rules = rules
         self._lists: dict[str, EndpointList] = {}
         self._interfaces: dict[str, set[str]] = {}
         self._spelt: dict[str, _Spelling] = {}
@@ -78,11 +78,14 @@ class PolicyLists:
 
     # Their chains
 
-    def compile(self, of: EndpointList, policy_rules: PolicyRules, profile_rules: ProfileRules) -> Chains:
+    def compile(self, of: EndpointList) -> Chains:
         """Return a list's chains, and have it classified. Until it is, packets walk its policies."""
         settings = self._state.settings
         if self._state.form is PolicyForm.CLASSIFIED:
-            self.classifier.set_list(of.chain, policy_list(of, policy_rules, profile_rules, settings))
+            rules = self._rules
+            self.classifier.set_list(
+                of.chain, policy_list(of, rules.policy_rules, rules.profile_rules, settings)
+            )
         levels, to_linear = self._spelt[of.chain] = self._spelling(of.chain)
         # What has just been said of the list counts once it is classified, even if the table stays as it is.
         self._seen.pop(of.chain, None)
