@@ -25,7 +25,7 @@ from calico_engine.ruleset.state import DesiredState, PolicyForm
 from calico_engine.settings import FelixSettings, Layout
 from calico_engine.tables.backend import TableBackend, TableDelta
 from calico_engine.tables.family import FamilyTables
-from calico_engine.tables.status import endpoint_status, table_errors
+from calico_engine.tables.status import EndpointStatuses, table_errors
 from calico_engine.tables.timers import ResyncTimer
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class TableDataplane:
         self._clock = clock
         self._state = DesiredState(context.settings, form)
         self._families = [FamilyTables(self._state, backend) for backend in backends]
+        self._statuses = EndpointStatuses(self._state, self._families)
         self._timers = {
             family.backend.family: ResyncTimer(clock, **_intervals(context.settings))
             for family in self._families
@@ -80,6 +81,7 @@ class TableDataplane:
 
     def on_batch(self, batch: Batch, /) -> None:
         touched = self._state.apply(batch)
+        self._statuses.touch(touched)
         for family in self._families:
             if touched.settings:
                 family.backend.configure(self._state.settings)
@@ -132,7 +134,7 @@ class TableDataplane:
             plugin=self._context.name,
             writes=len(changes),
             changes=tuple(changes),
-            endpoint_status=endpoint_status(self._state, self._families),
+            endpoint_status=self._statuses.current(),
             resync_after_s=self._resync_after_s(),
         )
 

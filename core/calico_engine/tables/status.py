@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from calico_engine.messages import TierPolicies
+from calico_engine.messages import TierPolicies, WorkloadEndpointUpdate
 from calico_engine.model.resource import ResourceKey
 from calico_engine.plugin.protocols import EndpointStatus
 from calico_engine.ruleset.names import is_interface_name
-from calico_engine.ruleset.state import DesiredState
+from calico_engine.ruleset.state import DesiredState, Touched
 from calico_engine.tables.family import FamilyTables
 from calico_engine.tables.use_index import Part
 
@@ -52,44 +52,95 @@ def _broken_parts(family: FamilyTables) -> set[Part]:
     return broken
 
 
-def endpoint_status(
-    state: DesiredState, families: Sequence[FamilyTables]
-) -> dict[ResourceKey, EndpointStatus]:
-    """Return the status of every endpoint of this node."""
-    broken: set[Part] = set()
-    for family in families:
-        broken |= _broken_parts(family)
-    broken_profiles = {key for kind, key in broken if kind == "profile"}
-    governing = families[0].compiler if families else None
-    statuses: dict[ResourceKey, EndpointStatus] = {}
-    for key, workload in state.workloads.items():
+class EndpointStatuses:
+    """The status of every endpoint of this node, worked out again for those that something has happened to."""
+
+    def __init__(self, state: DesiredState, families: Sequence[FamilyTables]) -> None:
+        self._state = state
+        self._families = families
+        self._statuses: dict[ResourceKey, EndpointStatus] = {}
+        self._broken: frozenset[Part] = frozenset()
+        self._policies: frozenset[ResourceKey] = frozenset()
+        self._interfaces: dict[ResourceKey, str] = {}
+        self._workloads: dict[str, set[ResourceKey]] = {}
+        self._touched: set[ResourceKey] = set()
+        self._all = True
+
+    def touch(self, touched: Touched) -> None:
+        """Note what a batch changed."""
+        self._touched |= touched.workloads
+        known = self._state.policies
+        appeared = any((policy in known) != (policy in self._policies) for policy in touched.policies)
+        if appeared or touched.interfaces or touched.host_endpoints or touched.settings:
+            self._all = True
+
+    def current(self) -> dict[ResourceKey, EndpointStatus]:
+        """Return the status of every endpoint. Call when everything has been compiled."""
+        broken: frozenset[Part] = frozenset().union(*map(_broken_parts, self._families))
+        if broken != self._broken:
+            self._broken, self._all = broken, True
+        changed = self._move(
+            self._state.workloads.keys() | self._interfaces.keys() if self._all else self._touched
+        )
+        if self._all:
+            self._policies = frozenset(self._state.policies)
+            self._statuses = self._hosts()
+        self._touched, self._all = set(), False
+        for key in changed:
+            workload = self._state.workloads.get(key)
+            if workload is None:
+                self._statuses.pop(key, None)
+            else:
+                self._statuses[key] = self._workload(workload)
+        return dict(self._statuses)
+
+    def _move(self, keys: Iterable[ResourceKey]) -> set[ResourceKey]:
+        """Note which interfaces endpoints name; return these endpoints and all that share an interface with them."""
+        found: set[ResourceKey] = set()
+        for key in keys:
+            found.add(key)
+            before = self._interfaces.pop(key, "")
+            self._workloads.get(before, set()).discard(key)
+            found |= self._workloads.get(before, set())
+            workload = self._state.workloads.get(key)
+            if workload is not None:
+                self._interfaces[key] = workload.interface_name
+                rivals = self._workloads.setdefault(workload.interface_name, set())
+                rivals.add(key)
+                found |= rivals
+            if not self._workloads.get(before, True):
+                del self._workloads[before]
+        return found
+
+    def _workload(self, workload: WorkloadEndpointUpdate) -> EndpointStatus:
         name = workload.interface_name
-        governs = governing is not None and governing.workloads.get(name) is workload
-        link = state.interfaces.get(name)
+        governs = any(family.compiler.workloads.get(name) is workload for family in self._families[:1])
+        link = self._state.interfaces.get(name)
         if (
             not is_interface_name(name)
-            or ("workload", name) in broken
-            or not broken_profiles.isdisjoint(workload.profiles)
-            or _lacks_policy(state, workload.tiers)
+            or ("workload", name) in self._broken
+            or any(("profile", profile) in self._broken for profile in workload.profiles)
+            or _lacks_policy(self._state, workload.tiers)
         ):
-            statuses[key] = EndpointStatus.ERROR
-        elif governs and link is not None and link.up:
-            statuses[key] = EndpointStatus.UP
-        else:
-            statuses[key] = EndpointStatus.DOWN
-    interfaces_of: dict[ResourceKey, list[str]] = {}
-    for name, host in governing.hosts.items() if governing else ():
-        interfaces_of.setdefault(host.endpoint, []).append(name)
-    for key in state.host_endpoints:
-        names = interfaces_of.get(key, [])
-        links = [state.interfaces.get(name) for name in names if name != "*"]
-        if not names or any(("host", name) in broken for name in names):
-            statuses[key] = EndpointStatus.ERROR
-        elif all(link is not None and link.up for link in links):
-            statuses[key] = EndpointStatus.UP
-        else:
-            statuses[key] = EndpointStatus.DOWN
-    return statuses
+            return EndpointStatus.ERROR
+        return EndpointStatus.UP if governs and link is not None and link.up else EndpointStatus.DOWN
+
+    def _hosts(self) -> dict[ResourceKey, EndpointStatus]:
+        interfaces_of: dict[ResourceKey, list[str]] = {}
+        for family in self._families[:1]:
+            for name, host in family.compiler.hosts.items():
+                interfaces_of.setdefault(host.endpoint, []).append(name)
+        statuses: dict[ResourceKey, EndpointStatus] = {}
+        for key in self._state.host_endpoints:
+            names = interfaces_of.get(key, [])
+            links = [self._state.interfaces.get(name) for name in names if name != "*"]
+            if not names or any(("host", name) in self._broken for name in names):
+                statuses[key] = EndpointStatus.ERROR
+            elif all(link is not None and link.up for link in links):
+                statuses[key] = EndpointStatus.UP
+            else:
+                statuses[key] = EndpointStatus.DOWN
+        return statuses
 
 
 def _lacks_policy(state: DesiredState, tiers: Iterable[TierPolicies]) -> bool:

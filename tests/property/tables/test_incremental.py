@@ -29,6 +29,7 @@ from calico_engine.settings import FelixSettings, Layout
 from calico_engine.tables.compiler import RulesetCompiler
 from calico_engine.tables.family import FamilyTables
 from calico_engine.tables.missing_sets import all_sets, close_rules
+from calico_engine.tables.status import EndpointStatuses
 from calico_engine.testing.messages import (
     ALLOW,
     DENY,
@@ -206,6 +207,7 @@ def test_history_leaves_no_trace_in_the_native_layout(
     assert compiler.is_current
     assert compiled(compiler) == fresh.chains
     assert compiler.static.hooks == fresh.hooks
+    assert compiler.sources == fresh.sources
     assert classifier is not None
     assert classifier.tables == fresh.verdict_tables
     assert fresh.identities is not None
@@ -228,3 +230,21 @@ def test_what_is_hashed_is_what_is_wanted(batch: list[Message], family: Family) 
 
     for write in tables.everything().chains:
         assert write.hashes == tables.backend.hash_rules(write.key.name, write.rules)
+
+
+@given(st.lists(st.lists(messages, min_size=1, max_size=4), max_size=12))
+def test_endpoints_have_the_status_that_the_present_state_gives_them(batches: list[list[Message]]) -> None:
+    state = DesiredState(FelixSettings())
+    families = [make_tables(state, family) for family in Family]
+    statuses = EndpointStatuses(state, families)
+
+    for batch in batches:
+        touched = state.apply(make_batch(*batch))
+        statuses.touch(touched)
+        for tables in families:
+            tables.backend.configure(state.settings)
+            tables.compiler.touch(touched)
+            for _ in tables.compile_steps():
+                pass
+
+        assert statuses.current() == EndpointStatuses(state, families).current()
