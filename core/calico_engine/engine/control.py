@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from calico_engine.engine.switching import DEFAULT_TIMEOUT_S, AlreadyInForceError
+from calico_engine.engine.switch_order import AlreadyInForceError
+from calico_engine.engine.switching import DEFAULT_TIMEOUT_S
 from calico_engine.errors import CalicoEngineError, ConfigError, UnavailableError
 from calico_engine.messages import Message
 

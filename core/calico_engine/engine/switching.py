@@ -18,58 +18,33 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from calico_engine.engine.assembly import Assembly
 from calico_engine.engine.choice import Choice, ChoiceFile
 from calico_engine.engine.events import DataplaneSwitch
 from calico_engine.engine.member import BackOff, Member
 from calico_engine.engine.status import SwitchPhase, SwitchStatus
+from calico_engine.engine.switch_order import (
+    AlreadyInForceError,
+    SwitchFailedError,
+    SwitchOrder,
+    SwitchRefusedError,
+    check_forwarding,
+    check_plugins,
+    list_names,
+    refuse_same_marks,
+    resolve_names,
+)
 from calico_engine.engine.trial import Trial
-from calico_engine.errors import CalicoEngineError, ConfigError, KernelUnsupportedError, UnavailableError
-from calico_engine.plugin.protocols import ClaimsMarks
+from calico_engine.errors import CalicoEngineError, UnavailableError
 
 if TYPE_CHECKING:
     from calico_engine.engine.engine import Engine
 
 log = logging.getLogger(__name__)
 
-#: What people say -> the plugins that it takes.
-ALIASES: dict[str, tuple[str, ...]] = {"iptables": ("ipset", "iptables")}
 DEFAULT_TIMEOUT_S = 120.0
 
 #: A cleanup that leaves nothing is followed by one that finds nothing; a plugin that counts wrongly is believed.
 _MOST_CLEANUPS = 4
-_CHECK_S = 60.0
-
-
-class SwitchRefusedError(CalicoEngineError):
-    """A switch cannot begin; nothing has changed."""
-
-
-class _Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What is exchanged for what. `assembly` makes the plugins of `after`, `earlier` is what was remembered before."""
-
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-    assembly: Assembly
-    earlier: Choice
-
-    @property
-    def joining(self) -> tuple[str, ...]:
-        return tuple(name for name in self.after if name not in self.before)
-
-    @property
-    def leaving(self) -> tuple[str, ...]:
-        return tuple(name for name in self.before if name not in self.after)
-
-    def choice(
-        self, names: tuple[str, ...], profile: tuple[str, ...], discard: tuple[str, ...] = ()
-    ) -> Choice:
-        """Return what to remember while `names` is complete and `discard` is, or may be, in the kernel too.
-
-        What an earlier engine could not remove is still owed.
-        """
-        still = tuple(name for name in self.earlier.discard if name not in (*self.before, *self.after))
-        return Choice(chosen=None if names == profile else names, discard=(*discard, *still))
 
 
 class Switcher:
@@ -104,7 +79,7 @@ class Switcher:
         lines = []
         members = order.assembly.make_dataplanes(order.joining)
         try:
-            self._refuse_same_marks(order, members)
+            refuse_same_marks(members, self._leaving(order), self._engine.settings)
             for member in members:
                 member.plugin.on_batch(self._engine.world.snapshot())
                 changes = await member.plugin.plan()
@@ -125,100 +100,72 @@ class Switcher:
         if self.choice.chosen is None:
             return "nothing is remembered: the profile's dataplane is in force"
         await self._record(self.choice.forgotten())
-        return f"forgotten: the next start comes up with {_list(self.profile)}, as the profile says"
+        return f"forgotten: the next start comes up with {list_names(self.profile)}, as the profile says"
 
-    def _order(self, names: Sequence[str]) -> _Order:
+    def _order(self, names: Sequence[str]) -> SwitchOrder:
         self._refuse_second()
         after = resolve_names(names)
         before = self._engine.profile.dataplane
         applier = self._engine.applier
         if applier is None or not applier.may_write:
             raise UnavailableError("nothing is switched before the datastore is in sync; look at status")
-        if after == before:
+        if after == before == self.choice.selected(self.profile):
             raise AlreadyInForceError(after, remembered=self.choice.chosen is not None)
-        return _Order(
+        return SwitchOrder(
             before=before, after=after, assembly=self._engine.assembly_with(after), earlier=self.choice
         )
 
     def _refuse_second(self) -> None:
         if self.status is not None and not self.status.phase.is_last:
             raise SwitchRefusedError(
-                f"a switch to {_list(self.status.after)} is under way ({self.status.phase}); "
+                f"a switch to {list_names(self.status.after)} is under way ({self.status.phase}); "
                 "wait for its end, `calico-engine status` shows it"
             )
 
     # The steps
 
-    async def _switch(self, order: _Order, timeout_s: float) -> None:
-        members: list[Member] = []
+    async def _switch(self, order: SwitchOrder, timeout_s: float) -> None:
+        is_written = False
         try:
             await self._check(order)
-            members = order.assembly.make_dataplanes(order.joining)
-            self._aside = members
-            self._refuse_same_marks(order, members)
+            members = self._aside = order.assembly.make_dataplanes(order.joining)
+            refuse_same_marks(members, self._leaving(order), self._engine.settings)
+            is_written = True
             await self._record(order.choice(order.before, self.profile, order.joining))
             leaving = await self._try(order, members, timeout_s)
         except Exception as error:  # noqa: BLE001  # isolation: the dataplane in force goes on
-            await self._undo(order, members, error)
+            await self._undo(order, error, is_written=is_written)
             return
         self._aside = leaving
-        self._enter(SwitchPhase.REMOVING, f"in force: {_list(order.after)}")
+        self._enter(SwitchPhase.REMOVING, f"in force: {list_names(order.after)}")
         await self._remove(leaving)
         self._read_back()
         await self._record_or_warn(order.choice(order.after, self.profile))
-        self._enter(SwitchPhase.DONE, f"switched from {_list(order.before)} to {_list(order.after)}")
+        self._enter(
+            SwitchPhase.DONE, f"switched from {list_names(order.before)} to {list_names(order.after)}"
+        )
 
-    async def _check(self, order: _Order) -> None:
-        """See that this machine has what the new plugins need. Raises: KernelUnsupportedError, PluginError."""
+    async def _check(self, order: SwitchOrder) -> None:
+        """See that this machine has what it takes. Raises: SwitchFailedError, KernelUnsupportedError, PluginError."""
+        settings = self._engine.settings
         if "iptables" in order.leaving:
-            await self._check_forwarding()
-        for name in order.joining:
-            async with asyncio.timeout(_CHECK_S):
-                found = await asyncio.to_thread(self._engine.registry.checks, "dataplane", name)
-            for capability in found:
-                if capability.required and not capability.ok:
-                    detail = f" ({capability.detail})" if capability.detail else ""
-                    raise KernelUnsupportedError(
-                        f"dataplane:{name} needs {capability.name}{detail}, for {capability.needed_for}",
-                        hint=capability.remedy or "see `calico-engine check`",
-                    )
+            families = [f for f in self._engine.families if f == 4 or settings.ipv6_support]
+            await check_forwarding(families, settings)
+        await check_plugins(self._engine.registry, order.joining)
 
-    async def _check_forwarding(self) -> None:
-        """See that packets do not need the rules of iptables to be forwarded. Raises: SwitchFailedError."""
-        from calico_engine.kernel.forwarding import forwarding_closed_by  # only where there is iptables
-
-        ipv6 = self._engine.settings.ipv6_support
-        closed = await forwarding_closed_by([f for f in self._engine.families if f == 4 or ipv6])
-        if closed:
-            raise SwitchFailedError(
-                f"the chain FORWARD of {_list(closed)} has the policy DROP, and nobody but the plugin iptables accepts "
-                f"what policy allows: without it no pod has a connection (accept it there first: "
-                f"{closed[0]} -A FORWARD -i cali+ -j ACCEPT, and the same with -o, or {closed[0]} -P FORWARD ACCEPT)"
-            )
-
-    def _refuse_same_marks(self, order: _Order, members: Sequence[Member]) -> None:
-        """Raises: ConfigError when old and new would overwrite each other's bits of the packet mark."""
+    def _leaving(self, order: SwitchOrder) -> list[Member]:
         assert self._engine.applier is not None
-        old = [self._engine.applier.members[f"dataplane:{name}"] for name in order.leaving]
-        for member in members:
-            for other in old:
-                shared = _marks(member) & _marks(other)
-                if shared:
-                    raise ConfigError(
-                        f"{member.full_name} and {other.full_name} both use the mark bits {shared:#x}: too few in "
-                        f"IptablesMarkMask {self._engine.settings.iptables_mark_mask:#x} for two dataplanes",
-                        key="iptables_mark_mask",
-                        hint="give it 10 bits or more that nothing else on this machine uses, and restart",
-                    )
+        return [self._engine.applier.members[f"dataplane:{name}"] for name in order.leaving]
 
-    async def _try(self, order: _Order, members: Sequence[Member], timeout_s: float) -> list[Member]:
+    async def _try(self, order: SwitchOrder, members: Sequence[Member], timeout_s: float) -> list[Member]:
         """Have the new ones take over; return those they replaced. Raises: SwitchFailedError."""
         applier = self._engine.applier
         assert applier is not None
         self._enter(
-            SwitchPhase.PROGRAMMING, f"programming beside {_list(order.before)}: {_list(order.joining)}"
+            SwitchPhase.PROGRAMMING,
+            f"programming beside {list_names(order.before)}: {list_names(order.joining)}",
         )
-        leaving = [applier.members[f"dataplane:{name}"] for name in order.leaving]
+        leaving = self._leaving(order)
         present = {member.name: member for member in applier.members.values() if member.family == "dataplane"}
         joining = {member.name: member for member in members}
 
@@ -245,19 +192,22 @@ class Switcher:
             raise SwitchFailedError(reason)
         return leaving
 
-    async def _undo(self, order: _Order, members: list[Member], error: Exception) -> None:
-        """Remove what was programmed of the new ones, and say why."""
+    async def _undo(self, order: SwitchOrder, error: Exception, *, is_written: bool) -> None:
+        """Remove what was programmed of the new ones, if anything, and say why."""
         expected = isinstance(error, CalicoEngineError | OSError)
         reason = str(error) if expected and str(error) else f"{type(error).__name__}: {error}"
-        log.error("switch to %s failed: %s", _list(order.after), reason, exc_info=None if expected else error)
-        if members:
-            self._enter(
-                SwitchPhase.UNDOING, f"{_list(order.before)} stays in force; removing the new one", reason
-            )
-            await self._remove(members)
+        stays = f"{list_names(order.before)} stays in force"
+        log.error(
+            "switch to %s failed: %s", list_names(order.after), reason, exc_info=None if expected else error
+        )
+        if is_written:
+            self._enter(SwitchPhase.UNDOING, f"{stays}; removing the new one", reason)
+            await self._remove(self._aside)
             self._read_back()
             await self._record_or_warn(order.earlier)
-        self._enter(SwitchPhase.FAILED, f"{_list(order.before)} stays in force", reason)
+        for member in tuple(self._aside):
+            await self._close(member)
+        self._enter(SwitchPhase.FAILED, stays, reason)
 
     async def _remove(self, members: Sequence[Member]) -> None:
         """Remove everything of these plugins, the last first, for as long as it takes."""
@@ -302,7 +252,7 @@ class Switcher:
         in_force = self._engine.profile.dataplane
         if owed:
             self._start(owed, in_force, SwitchPhase.REMOVING)
-            self._say(f"finishing what an earlier engine began: {_list(owed)} is to be removed")
+            self._say(f"finishing what an earlier engine began: {list_names(owed)} is to be removed")
             await self._engine.wait_dataplane()
         left: dict[str, str] = {}
         for name in owed:
@@ -318,13 +268,13 @@ class Switcher:
             await self._record_or_warn(remembered)
         if owed:
             self._trouble("; ".join(f"dataplane:{name} is not removed: {why}" for name, why in left.items()))
-            error_text = f"not removed: {_list(tuple(left))}" if left else ""
+            error_text = f"not removed: {list_names(tuple(left))}" if left else ""
             phase = SwitchPhase.FAILED if left else SwitchPhase.DONE
-            self._enter(phase, f"in force: {_list(in_force)}", error_text)
+            self._enter(phase, f"in force: {list_names(in_force)}", error_text)
 
     async def close(self) -> None:
         """Let go of plugins that are neither in force nor gone; the kernel stays as it is."""
-        for member in self._aside:
+        for member in tuple(self._aside):
             await self._close(member)
 
     async def _close(self, member: Member) -> None:
@@ -377,41 +327,6 @@ class Switcher:
         self._engine.bus.publish(
             DataplaneSwitch(before=said.before, after=said.after, phase=str(said.phase), error=said.error)
         )
-
-
-class SwitchFailedError(CalicoEngineError):
-    """The new dataplane could not be put in force."""
-
-
-class AlreadyInForceError(SwitchRefusedError):
-    """There is nothing to switch."""
-
-    def __init__(self, names: Sequence[str], *, remembered: bool) -> None:
-        self.names = tuple(names)
-        self.remembered = remembered
-        super().__init__(f"{_list(names)} is in force already")
-
-
-def resolve_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the plugins that were asked for. Raises: ConfigError for none, or one twice."""
-    wanted = tuple(name.strip() for name in names if name.strip())
-    if len(wanted) == 1:
-        wanted = ALIASES.get(wanted[0], wanted)
-    if not wanted or len(set(wanted)) != len(wanted):
-        raise ConfigError(
-            f"dataplane {', '.join(names) or '(none)'}",
-            key="dataplane",
-            hint="name plugins once each, in the order they are applied: nftables, or ipset,iptables",
-        )
-    return wanted
-
-
-def _marks(member: Member) -> int:
-    return member.plugin.mark_bits if isinstance(member.plugin, ClaimsMarks) else 0
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names) or "nothing"
 
 
 def _text(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from calico_engine.engine.choice import FILE_NAME, Choice, ChoiceFile
 from calico_engine.engine.events import DataplaneSwitch
 from calico_engine.engine.profile import EngineOptions
 from calico_engine.engine.status import SwitchPhase, SwitchStatus
-from calico_engine.engine.switching import AlreadyInForceError, SwitchRefusedError
+from calico_engine.engine.switch_order import AlreadyInForceError, SwitchRefusedError
 from calico_engine.errors import (
     ConfigError,
     KernelUnsupportedError,
@@ -376,6 +376,8 @@ async def test_shared_mark_bits_are_named(rig: SwitchRig) -> None:
     error = await failed(rig)
 
     assert "dataplane:other and dataplane:rules both use the mark bits 0xf10000" in error
+    assert rig.status is not None
+    assert rig.status.lines == ("sets, rules stays in force",)
     assert "IptablesMarkMask" in error
 
 
@@ -598,6 +600,20 @@ async def test_a_choice_can_be_made_again_after_it_was_forgotten(rig: SwitchRig)
     assert (await rig.switch(*OLD)).phase is SwitchPhase.DONE
     assert rig.choice == Choice()
     assert rig.empty(*NEW)
+
+
+async def test_what_was_forgotten_can_be_chosen_again_as_it_is(rig: SwitchRig) -> None:
+    await rig.start()
+    await rig.switch(*NEW)
+    await rig.engine.switcher.forget()
+    writes = rig.other.writes
+
+    ended = await rig.switch(*NEW)
+
+    assert ended.phase is SwitchPhase.DONE
+    assert rig.choice == Choice(chosen=NEW)
+    assert rig.other.writes == writes
+    assert rig.whole(*NEW)
 
 
 async def test_nothing_to_forget_is_said(rig: SwitchRig) -> None:
