@@ -80,6 +80,22 @@ class DesiredSets:
                 self.shrank = True
             self.dirty.discard((family, set_id))
 
+    def large_updates(self, count: int) -> list[tuple[str, IPSetUpdate]]:
+        """Return, by set id, the updates of more than so many members that are not yet rows."""
+        firsts = ((set_id, changes[0]) for set_id, changes in self._waiting.items())
+        return [
+            (set_id, update)
+            for set_id, update in firsts
+            if isinstance(update, IPSetUpdate) and len(update.members) > count
+        ]
+
+    def take_packed(self, set_id: str, update: IPSetUpdate, packed: PackedMembers) -> bool:
+        """Bring one set up to what was said; False when the update is no longer the last."""
+        if self._waiting.get(set_id, [None])[0] is not update:
+            return False
+        self._settle_set(set_id, packed)
+        return True
+
     async def settle(self) -> None:
         """Bring the sets up to what was said, a slice at a time; a large set is packed in a thread."""
         time_slice = TimeSlice()

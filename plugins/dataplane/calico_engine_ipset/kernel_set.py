@@ -12,7 +12,7 @@ import msgspec
 from calico_engine.messages import SetKind
 from calico_engine.ruleset.ir import Family
 from calico_engine_ipset.packing import PackedMembers, special_rows
-from calico_engine_ipset.row_set import RowSet, count_rows, left_rows, merged_rows, normal_rows, split_rows
+from calico_engine_ipset.row_set import RowSet, count_rows, left_rows, merged_rows, split_rows
 
 #: The kernel makes sets with this many buckets if not told otherwise; growing costs a wait for all readers.
 _MIN_HASHSIZE = 1024
@@ -84,8 +84,7 @@ class KernelSet:
     def want(self, members: PackedMembers) -> None:
         """Replace all desired members; those of the other family are left out."""
         self._special = members.special
-        special = normal_rows(b"".join(special_rows(self._special, self.family)))
-        self._replace(merged_rows(members.rows[self.family], special, b""))
+        self._replace(members.all_rows(self.family))
 
     def change(self, added: PackedMembers, removed: PackedMembers) -> None:
         """Add and remove desired members; what is there already, or not there, is harmless."""

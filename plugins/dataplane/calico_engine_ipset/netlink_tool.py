@@ -14,7 +14,7 @@ from calico_engine.ruleset.names import owns_set
 from calico_engine_ipset.kernel_set import SetShape, hashsize_for
 from calico_engine_ipset.row_set import normal_rows
 from calico_engine_ipset.saved_set import READABLE, SavedSet
-from calico_engine_ipset.steps import Add, Create, Delete, Destroy, Step, Swap, count_lines
+from calico_engine_ipset.steps import Add, AddPieces, Create, Delete, Destroy, Step, Swap, count_lines
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,9 @@ def _run(kernel: IpsetSocket, steps: Sequence[Step]) -> None:
                 )
             case Add(name=name, rows=rows):
                 kernel.add(name, rows)
+            case AddPieces(name=name, pieces=pieces):
+                for rows in pieces:
+                    kernel.add(name, rows)
             case Delete(name=name, rows=rows):
                 kernel.delete(name, rows)
             case Swap(name=name, other=other):

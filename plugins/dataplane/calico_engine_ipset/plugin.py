@@ -14,17 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 from calico_engine.errors import KernelError
 from calico_engine.fastpath import SET_ROW_SIZE
-from calico_engine.messages import Batch
+from calico_engine.messages import Batch, SetKind
 from calico_engine.plugin.protocols import ApplyResult, Change, Notification, PluginContext
 from calico_engine.ruleset.ir import Family
 from calico_engine.tables.timers import ResyncTimer
 from calico_engine_ipset.busy import BusyRetry
 from calico_engine_ipset.config import IpsetConfig
 from calico_engine_ipset.desired import DesiredSets, SetId
-from calico_engine_ipset.kernel_set import Difference, compare
+from calico_engine_ipset.kernel_set import Difference, compare, wanted_shape
+from calico_engine_ipset.packing import PackedMembers, Packing, first_family
 from calico_engine_ipset.report import plan_changes, render_sets
 from calico_engine_ipset.saved_set import SavedSet
-from calico_engine_ipset.steps import Destroy, Step, count_lines
+from calico_engine_ipset.steps import AddPieces, Create, Destroy, Step, count_lines
 from calico_engine_ipset.tool import SetTool, choose_tool
 from calico_engine_ipset.writes import (
     Write,
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3
 _BACKOFF_S = 0.02
+#: More members than this are worth filling in while they are being packed.
+_LARGE_MEMBERS = 20_000
 #: Fewer members than this are compared faster than a thread is woken.
 _INLINE_MEMBERS = 1000
 
@@ -82,6 +85,7 @@ class IpsetDataplane:
     async def apply(self) -> ApplyResult:
         if not self._desired.in_sync:
             return ApplyResult(plugin=self._context.name)
+        early = await self._fill_early()
         await self._desired.settle()
         failures = 0
         while True:
@@ -105,10 +109,52 @@ class IpsetDataplane:
             raise KernelError(f"ipset {set_id}", problem)
         return ApplyResult(
             plugin=self._context.name,
-            writes=len(writes),
-            changes=tuple(describe_write(self._desired, write) for write in writes),
+            writes=len(early) + len(writes),
+            changes=tuple(describe_write(self._desired, write) for write in (*early, *writes)),
             resync_after_s=self._timer.due_in_s(),
         )
+
+    async def _fill_early(self) -> list[Write]:
+        """Fill large sets that the kernel does not have while their members still become rows: both take their time.
+
+        What does not come to its end here is done in the ordinary way, after a read-back.
+        """
+        writes: list[Write] = []
+        for set_id, update in self._desired.large_updates(_LARGE_MEMBERS):
+            if self._timer.is_due():
+                break
+            place = (first_family(update.members), set_id)
+            if place[0] not in self._desired.families or self._desired.name(place) in self._present:
+                continue
+            if len(update.members) > self._desired.settings.max_ipset_size:
+                continue
+            packed = await self._fill(place, update.kind, Packing(update.members))
+            if packed is not None and self._desired.take_packed(set_id, update, packed):
+                writes.append(Write(place, packed.all_rows(place[0]), b"", rewritten=True))
+                self._note_written(writes[-1])
+            else:
+                self._timer.expire()
+                self._timer.is_trusted = False
+        return writes
+
+    async def _fill(self, place: SetId, kind: SetKind, packing: Packing) -> PackedMembers | None:
+        """Make and fill a set of one family; return the members of both, None when it did not come to its end."""
+        name = self._desired.name(place)
+        shape = wanted_shape(kind, place[0], self._desired.settings.max_ipset_size)
+        packed = asyncio.get_running_loop().run_in_executor(None, packing.run)
+        # Whether or not somebody waits for it to the end.
+        packed.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            await self._run(
+                [
+                    Create(name, shape, packing.count),
+                    AddPieces(name, packing.pieces(place[0]), packing.count),
+                ]
+            )
+            return await packed
+        except (KernelError, ValueError) as error:
+            log.warning("set not filled at once: %s", error)
+            return None
 
     def _pending(self) -> list[Write]:
         """Return what each dirty set needs; a set too large is left alone and told of."""
@@ -145,6 +191,15 @@ class IpsetDataplane:
         steps: list[Step] = [Destroy(name) for name in self._leftovers]
         for number, write in enumerate(writes):
             steps += write_steps(self._desired, write, number, self._present)
+        await self._run(steps)
+        for write in writes:
+            self._note_written(write)
+        self._present.difference_update(self._leftovers)
+        self._leftovers = []
+        self._measure()
+        log.info("sets written: sets=%d lines=%d", len(writes), count_lines(steps))
+
+    async def _run(self, steps: Sequence[Step]) -> None:
         try:
             await (await self._reach()).run(steps, self._context.metrics)
         except BaseException:
@@ -152,13 +207,10 @@ class IpsetDataplane:
             self._timer.expire()
             self._timer.is_trusted = False
             raise
-        for write in writes:
-            self._present.add(self._desired.name(write.set_id))
-            note_written(self._desired, write)
-        self._present.difference_update(self._leftovers)
-        self._leftovers = []
-        self._measure()
-        log.info("sets written: sets=%d lines=%d", len(writes), count_lines(steps))
+
+    def _note_written(self, write: Write) -> None:
+        self._present.add(self._desired.name(write.set_id))
+        note_written(self._desired, write)
 
     async def _reach(self) -> SetTool:
         if self._tool is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import assert_never
 
 import msgspec
 
@@ -27,6 +28,14 @@ class Add(msgspec.Struct, frozen=True):
     rows: bytes
 
 
+class AddPieces(msgspec.Struct, frozen=True):
+    """Add members, as rows that come in pieces; it can be carried out once. About `count` of them."""
+
+    name: str
+    pieces: Iterator[bytes]
+    count: int
+
+
 class Delete(msgspec.Struct, frozen=True):
     """Delete members, as rows."""
 
@@ -43,7 +52,7 @@ class Destroy(msgspec.Struct, frozen=True, gc=False):
     name: str
 
 
-Step = Create | Add | Delete | Swap | Destroy
+Step = Create | Add | AddPieces | Delete | Swap | Destroy
 
 
 def fill_steps(name: str, shape: SetShape, rows: bytes) -> list[Step]:
@@ -63,7 +72,19 @@ def change_steps(name: str, added: bytes, deleted: bytes) -> list[Step]:
 
 def count_lines(steps: Iterable[Step]) -> int:
     """Return how many lines of `ipset restore` the steps are: a line a member."""
-    return sum(count_rows(step.rows) if isinstance(step, Add | Delete) else 1 for step in steps)
+    return sum(map(_count, steps))
+
+
+def _count(step: Step) -> int:
+    match step:
+        case Add(rows=rows) | Delete(rows=rows):
+            return count_rows(rows)
+        case AddPieces(count=count):
+            return count
+        case Create() | Swap() | Destroy():
+            return 1
+        case _:
+            assert_never(step)
 
 
 def render_steps(steps: Iterable[Step]) -> str:
@@ -77,6 +98,8 @@ def _render(step: Step) -> str:
             return create_line(name, shape, count) + "\n"
         case Add(name=name, rows=rows):
             return member_lines("add", name, unpack_members(rows))
+        case AddPieces(name=name, pieces=pieces):
+            return "".join(member_lines("add", name, unpack_members(rows)) for rows in pieces)
         case Delete(name=name, rows=rows):
             return member_lines("del", name, unpack_members(rows))
         case Swap(name=name, other=other):

@@ -164,6 +164,42 @@ def test_what_is_no_member_at_all_is_named_and_holds_up_no_other(node: Any) -> N
     node.run(scenario)
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_what_is_no_member_of_a_large_set_leaves_nothing_of_it_behind(node: Any, known: bool) -> None:
+    async def scenario() -> None:
+        plugin = make(node)
+        await node.settle(plugin, net_set("10.0.0.1", set_id="s:a" if known else "s:b"))
+        plugin.on_batch(node.batch(net_set(*addresses(50_000), "host")))
+        with pytest.raises(KernelError, match="'host'"):
+            await plugin.apply()
+        await plugin.prune()
+
+        names = node.sh("ipset", "list", "-name").split()
+        assert ("cali40s:a" in names) is known
+        if known:
+            assert members(node) == {"10.0.0.1"}
+        assert not node.notifications
+        await plugin.close()
+
+    node.run(scenario)
+
+
+def test_large_set_that_somebody_made_meanwhile_is_replaced(
+    node: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        plugin = make(node)
+        await node.settle(plugin, net_set("10.0.0.1", set_id="s:b"))
+        node.sh("ipset", "create", "cali40s:a", "hash:ip")
+        await node.settle(plugin, net_set(*addresses(50_000)))
+
+        assert "set not filled at once" in caplog.text
+        assert members(node) == set(addresses(50_000))
+        await plugin.close()
+
+    node.run(scenario)
+
+
 def test_set_that_somebody_lists_is_swapped_when_he_is_done(node: Any) -> None:
     async def scenario() -> None:
         plugin = make(node)

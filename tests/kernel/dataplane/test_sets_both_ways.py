@@ -217,6 +217,31 @@ def test_without_netlink_the_program_is_used(
     node.run(scenario)
 
 
+@pytest.mark.parametrize("v6", [0, 4, 30_000])
+def test_large_set_is_filled_in_both_families(node: Any, access: KernelAccess, v6: int) -> None:
+    async def scenario() -> None:
+        plugin = make(node, access)
+        await node.settle(plugin, net_set("10.0.0.1", set_id="s:b"))
+        sixes = [f"fd00::{i:x}" for i in range(1, v6 + 1)]
+        update = net_set(*addresses(25_000), *sixes, "0.0.0.0/0")
+        plugin.on_batch(node.batch(update, delta(("11.0.0.1",), ("10.0.0.7",))))
+        first = await plugin.apply()
+        found = sets(node)
+        again = await node.settle(plugin)
+        plugin.invalidate("test")
+        read_again = await node.settle(plugin)
+
+        wanted = {*addresses(25_000), "0.0.0.0/1", "128.0.0.0/1", "11.0.0.1"} - {"10.0.0.7"}
+        assert found["cali40s:a"] == wanted
+        assert found["cali60s:a"] == set(sixes)
+        assert {change.where for change in first.changes} == {"cali40s:a", "cali60s:a"}
+        assert (again, read_again) == (0, 0)
+        assert not node.notifications
+        await plugin.close()
+
+    node.run(scenario)
+
+
 class Heartbeat:
     """Wants every turn of the event loop, and keeps the longest time that something else took of its thread."""
 
