@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from calico_engine.messages import SetKind
 from calico_engine.ruleset.actions import Chains
-from calico_engine.ruleset.classify import Classifier, ExactTable
+from calico_engine.ruleset.classify import Classifier
 from calico_engine.ruleset.compile_list import (
     EndpointList,
     EndpointLists,
@@ -39,7 +39,8 @@ class PolicyLists:
         self._lists: dict[str, EndpointList] = {}
         self._interfaces: dict[str, set[str]] = {}
         self._spelt: dict[str, _Spelling] = {}
-        self._seen: dict[str, ExactTable | None] = {}
+        # Lists that were compiled since their spelling was last looked at.
+        self._unchecked: set[str] = set()
         self._settling: Iterator[None] | None = None
         # Sets to be fed: as a whole (None), or members that may have changed and whether they were there.
         self._pending: dict[str, dict[str, bool] | None] = {}
@@ -88,14 +89,14 @@ class PolicyLists:
             )
         levels, to_linear = self._spelt[of.chain] = self._spelling(of.chain)
         # What has just been said of the list counts once it is classified, even if the table stays as it is.
-        self._seen.pop(of.chain, None)
+        self._unchecked.add(of.chain)
         return compile_list(of, self._state.policies, settings, levels, to_linear=to_linear)
 
     def forget(self, chain: str) -> None:
         """Take a list that is no longer used out of the classification."""
         self.classifier.set_list(chain, None)
         self._spelt.pop(chain, None)
-        self._seen.pop(chain, None)
+        self._unchecked.discard(chain)
 
     def _spelling(self, chain: str) -> _Spelling:
         table = self.classifier.exact.get(chain)
@@ -121,14 +122,9 @@ class PolicyLists:
 
     def misspelt(self) -> list[str]:
         """Return the lists whose chains must be compiled again, as their tables have other levels now."""
-        found = []
-        for chain, spelt in self._spelt.items():
-            table = self.classifier.exact.get(chain)
-            if chain not in self._seen or table is not self._seen[chain]:
-                self._seen[chain] = table
-                if self._spelling(chain) != spelt:
-                    found.append(chain)
-        return found
+        suspects = (self._unchecked | self.classifier.take_remade()) & self._spelt.keys()
+        self._unchecked.clear()
+        return sorted(chain for chain in suspects if self._spelling(chain) != self._spelt[chain])
 
     # Sets
 

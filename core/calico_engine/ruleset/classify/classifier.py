@@ -66,6 +66,7 @@ class Classifier:
         self._stale: dict[str, None] = {}
         self._oversize: dict[str, str] = {}
         self._round: Iterator[None] | None = None
+        self._remade: set[str] = set()
 
     # What the caller says
 
@@ -235,13 +236,17 @@ class Classifier:
         if new is not old and new != old:
             self.tables[table] = new
             self.exact[table] = exact
-            self._index.journal.note_table(table)
+            self._note(table)
 
     def _drop(self, table: str) -> None:
         self._oversize.pop(table, None)
         if self.tables.pop(table, None) is not None:
             del self.exact[table]
-            self._index.journal.note_table(table)
+            self._note(table)
+
+    def _note(self, table: str) -> None:
+        self._index.journal.note_table(table)
+        self._remade.add(table)
 
     # What came of it
 
@@ -258,6 +263,11 @@ class Classifier:
         """Return what changed since the last call, and forget it. Only once settled."""
         assert self.is_current, "changes are complete only once settle has been run to its end"
         return self._index.journal.take(self.identities, self._is_member)
+
+    def take_remade(self) -> set[str]:
+        """Return the tables that changed, came or went since the last call; `take_changes` tells of them apart."""
+        remade, self._remade = self._remade, set()
+        return remade
 
     def _is_member(self, set_id: str, numbers: Numbers) -> bool:
         return set_id in self._index.known and self._index.pairs.has_pair(set_id, numbers)
