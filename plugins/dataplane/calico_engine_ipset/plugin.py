@@ -132,6 +132,7 @@ class IpsetDataplane:
             if packed is not None and self._desired.take_packed(set_id, update, packed):
                 writes.append(Write(place, packed.all_rows(place[0]), b"", rewritten=True))
                 self._note_written(writes[-1])
+                log.info("set filled: %s members=%d", self._desired.name(place), len(update.members))
             else:
                 self._timer.expire()
                 self._timer.is_trusted = False
