@@ -8,7 +8,7 @@ import pytest
 from calico_engine.testing.soak.switches import SwitchWish, run_switches
 
 ROUND_TRIPS = int(os.environ.get("CE_SWITCHES", "2"))
-KILLS = int(os.environ.get("CE_SWITCH_KILLS", "4"))
+KILLS = int(os.environ.get("CE_SWITCH_KILLS", "6"))
 
 pytestmark = [
     pytest.mark.kernel(features=("nftables",)),

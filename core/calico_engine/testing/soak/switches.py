@@ -172,7 +172,7 @@ class SwitchSoak(Soak):
     def _kill_in_switch(self, number: int, node: str, after: tuple[str, ...]) -> None:
         engine = EngineProcess.find(self._lab, node)
         victims = self._random.choice(list(Victims))
-        wanted = self._random.choice(_PHASES)
+        wanted = _PHASES[number % len(_PHASES)]
         delay_s = self._random.uniform(0, _PHASE_S)
         self._lab.engine(node, f"/switch?dataplane={','.join(after)}", method="POST")
         begun_s = time.monotonic()
