@@ -11,10 +11,9 @@ class NftablesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[options.nftables]`.
 
     `form`: by maps, at the same cost however many policies there are, or rule by rule. `table`: the name of our table
-    in the families ip and ip6. `rule_counters`, `element_counters`: count packets and bytes per rule, and per verdict.
+    in the families ip and ip6. `rule_counters`: count packets and bytes at every rule.
     """
 
     form: PolicyForm = PolicyForm.CLASSIFIED
     table: str = "calico"
     rule_counters: bool = True
-    element_counters: bool = False
