@@ -138,7 +138,7 @@ class Catalogue:
         if state.broken and not state.entries:
             return None
         digest = state.digest.hex() if state.in_order else ""
-        return make_record(path, digest, state.entries, state.signature.mtime_ns)
+        return make_record(printable(path), digest, state.entries, state.signature.mtime_ns)
 
     def settle(self) -> None:
         """Everything has been read: forget what the memory has of files that are gone."""

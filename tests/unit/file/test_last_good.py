@@ -330,6 +330,20 @@ async def test_state_that_was_removed_is_written_again(node: Node) -> None:
         assert life.says(DENY)
 
 
+async def test_file_name_that_is_no_text_is_remembered_too(node: Node) -> None:
+    path = node.manifests / os.fsdecode(b"de\xffny.yaml")
+    path.write_bytes(render_manifest(DENY))
+    node.write("other.yaml", OTHER)
+    async with node.run():
+        pass
+    path.write_text(NOT_YAML)
+
+    async with node.run() as life:
+        assert life.says(DENY)
+        assert life.says(OTHER)
+    assert set(node.kept()) == {"de\\udcffny.yaml", "other.yaml"}
+
+
 async def test_without_a_state_directory_nothing_is_written(node: Node) -> None:
     node.write("deny.yaml", DENY)
     store = FileDatastore(FileConfig(path=str(node.manifests)))
