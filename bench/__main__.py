@@ -39,7 +39,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
 
 BENCHES = {
     "nft-load": Bench(module="bench.nft_load", short=("--rounds", "5"), full=("--rounds", "11")),
-    "nft-change": Bench(module="bench.nft_change", short=("--rounds", "7"), full=("--rounds", "21")),
+    "nft-change": Bench(module="bench.nft_change", short=("--rounds", "5"), full=("--rounds", "21")),
     "nft-set": Bench(module="bench.nft_set", short=("--rounds", "5"), full=("--rounds", "11")),
     "iptables": Bench(module="bench.iptables", short=("--rounds", "3"), full=("--rounds", "9")),
     "ipset": Bench(module="bench.ipset", short=("--rounds", "5"), full=("--rounds", "21")),

@@ -100,7 +100,7 @@ def main() -> int:
     options = parser.parse_args()
     found: list[Figure] = []
     for rules in options.rules or RULES:
-        rows = measure_size(rules, options.rounds if rules < max(RULES) else min(options.rounds, 5))
+        rows = measure_size(rules, options.rounds if rules < max(RULES) else max(3, options.rounds // 2))
         print(figures.table(rows), flush=True)
         found += rows
     figures.write(options.figures, found)
