@@ -217,12 +217,20 @@ class FamilyTables:
         for key in keys:
             self.quarantined[key] = reason
             self._want(key)
+        self._settle_sets()
 
     def release(self, keys: Iterable[ChainKey]) -> None:
         """Want chains as they are compiled again."""
         for key in keys:
             if self.quarantined.pop(key, None) is not None:
                 self._want(key)
+        self._settle_sets()
+
+    def _settle_sets(self) -> None:
+        """Have the next delta's sets be those of the chains that are wanted now."""
+        if self.sets is not None:
+            for _ in self.sets.settle_steps():
+                pass
 
     def release_quarantined(self) -> None:
         """Have the next transaction try again what the kernel refused."""

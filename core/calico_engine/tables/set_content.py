@@ -140,7 +140,8 @@ def dispatch_content(key: ChainKey, op: DispatchByInterface) -> SetContent:
 
 @lru_cache(maxsize=1 << 14)
 def _target(verb: bytes, key: ChainKey, comment: str) -> Element:
-    return Element(verb + chain_name(key).encode(), safe_text(comment, COMMENT_MAX_CHARS))
+    words = comment.replace("(", " ").replace(")", "")
+    return Element(verb + chain_name(key).encode(), safe_text(words, COMMENT_MAX_CHARS))
 
 
 def level_content(table: ExactTable, level: Level) -> SetContent:

@@ -126,7 +126,7 @@ def test_listing_is_whole_and_says_why(rig: Any) -> None:
         as_json = json.loads(rig.node.sh("nft", "-j", "list", "ruleset"))["nftables"]
 
         assert "GlobalNetworkPolicy p-web" in listing
-        assert "WorkloadEndpoint_default/web" in listing
+        assert "WorkloadEndpoint default/web" in listing
         rules = [entry["rule"] for entry in as_json if "rule" in entry]
         assert len(rules) > 20
         assert all(rule["comment"].startswith("cali:") for rule in rules)
@@ -312,6 +312,7 @@ def test_answer_that_is_lost_leads_to_a_look_and_not_to_a_second_write(rig: Any,
 
 def test_what_the_kernel_refuses_is_closed_and_names_its_policy(rig: Any, monkeypatch: Any) -> None:
     """A real refusal: expressions that the kernel does not know, in one policy's rules."""
+
     def misspell(rule: Any, key: Any, family: Any, **options: Any) -> tuple[bytes, ...]:
         found = rule_bytes(rule, key, family, **options)
         owner = rule.origin.owner if rule.origin else None
