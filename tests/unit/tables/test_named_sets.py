@@ -105,11 +105,11 @@ class MemoryKernel:
                     assert not self._users(change.name, besides={write.key for write in delta.chains})
                 self.shapes[change.name], self.elements[change.name] = change.shape, {}
             held = self.elements[change.name]
-            for key in change.removed:
-                del held[key]
-            for key, element in change.added.items():
-                assert key not in held
-                held[key] = element
+            for packed in change.removed:
+                del held[packed]
+            for packed, element in change.added.items():
+                assert packed not in held
+                held[packed] = element
         for key in delta.deletions:
             del self.rules[key], self.hashes[key]
         for name in delta.set_deletions:
