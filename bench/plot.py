@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.figures import Figure
 
-_COLUMNS = 3
-_PANEL_INCHES = (6.4, 0.34)
+_COLUMNS = 4
+_PANEL_INCHES, _BAR_INCHES, _TITLE_INCHES = 5.6, 0.19, 0.6
 
 
 def write_plot(path: Path, figures: Sequence[Figure], caption: str) -> str:
@@ -24,16 +24,25 @@ def write_plot(path: Path, figures: Sequence[Figure], caption: str) -> str:
     panels: dict[tuple[str, str], dict[str, float]] = {}
     for row in figures:
         panels.setdefault((row.scenario, row.unit), {})[row.subject] = row.median
-    if not panels:
-        return "no results.png: there is nothing to draw"
-    lines = -(-len(panels) // _COLUMNS)
-    tallest = max(len(bars) for bars in panels.values())
-    size = (_PANEL_INCHES[0] * _COLUMNS, (tallest * _PANEL_INCHES[1] + 1.0) * lines + 1)
-    figure, axes = plt.subplots(lines, _COLUMNS, figsize=size, squeeze=False, layout="constrained")
-    for axis, (key, bars) in zip(axes.flat, panels.items(), strict=False):
-        _draw(axis, key, bars)
-    for axis in axes.flat[len(panels) :]:
+    # One bar alone compares nothing.
+    shown = [(key, bars) for key, bars in panels.items() if len(bars) > 1]
+    if not shown:
+        return "no results.png: there is nothing to compare"
+    lines = [shown[at : at + _COLUMNS] for at in range(0, len(shown), _COLUMNS)]
+    heights = [max(len(bars) for _, bars in line) * _BAR_INCHES + _TITLE_INCHES for line in lines]
+    figure, axes = plt.subplots(
+        len(lines),
+        _COLUMNS,
+        figsize=(_PANEL_INCHES * _COLUMNS, sum(heights) + _TITLE_INCHES),
+        squeeze=False,
+        layout="constrained",
+        height_ratios=heights,
+    )
+    for axis in axes.flat:
         axis.set_axis_off()
+    for axis, (key, bars) in zip(axes.flat, shown, strict=False):
+        axis.set_axis_on()
+        _draw(axis, key, bars)
     figure.suptitle(caption.partition("\n")[0], fontsize=9)
     figure.savefig(path, dpi=90)
     plt.close(figure)
@@ -46,7 +55,8 @@ def _draw(axis: Any, key: tuple[str, str], bars: dict[str, float]) -> None:
     names, values = list(bars), list(bars.values())
     colours = ["tab:green" if name.startswith("calico-engine") else "tab:gray" for name in names]
     drawn = axis.barh(names, values, color=colours)
-    axis.bar_label(drawn, fmt="%g", fontsize=7, padding=2)
+    labels = [f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in values]
+    axis.bar_label(drawn, labels, fontsize=7, padding=2)
     axis.invert_yaxis()
     if min(values) > 0 and max(values) / min(values) > 30:
         axis.set_xscale("log")
