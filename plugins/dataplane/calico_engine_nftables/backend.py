@@ -13,7 +13,7 @@ from calico_engine.kernel.nfnetlink import TransactionSocket
 from calico_engine.plugin.protocols import NO_METRICS, MetricSink
 from calico_engine.ruleset.ir import ChainKey, Family, Layer, Rule
 from calico_engine.settings import FelixSettings
-from calico_engine.tables.backend import ActualTables, HookWrite, Limits, TableDelta
+from calico_engine.tables.backend import ActualSet, ActualTables, HookWrite, Limits, TableDelta
 from calico_engine.tables.single_table import chain_key
 from calico_engine_nftables import dump, messages
 from calico_engine_nftables.config import NftablesConfig
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 #: Tables of ours that other versions made.
 _OTHER_TABLES: tuple[str, ...] = ()
+_READ_ATTEMPTS = 20
+#: The kernel takes milliseconds to move a set's elements to a larger hash table.
+_RESIZE_S = 0.02
 _BLAMED = re.compile(r"(chain|set) (\S+?):?(?: |$)")
 
 
@@ -97,32 +100,57 @@ class NftablesBackend:
             self._socket.close()
 
     async def _read(self) -> tuple[ActualTables, Present]:
+        sizes: dict[str, int] = {}
+        for _ in range(_READ_ATTEMPTS):
+            found = await self._read_once(sizes)
+            if found is not None:
+                return found
+            await asyncio.sleep(_RESIZE_S)
+        raise KernelError(
+            f"nftables read table {self._table}", "its sets change all the time", errno=errno.EAGAIN
+        )
+
+    async def _read_once(self, sizes: dict[str, int]) -> tuple[ActualTables, Present] | None:
+        """Return what the table holds; None when it is to be read again, as some of it may be missing.
+
+        `sizes`: how many elements each set had in the read before; filled in.
+        """
         family, table = self.family, self._table
         (tables,) = await self._socket.dump(dump.tables_request(family))
         if table not in dump.parse_tables(tables, family):
             return ActualTables(), Present()
-        chains, rules, heads = await self._socket.dump(
-            dump.chains_request(family), dump.rules_request(family, table), dump.sets_request(family, table)
-        )
-        sets = dump.parse_sets(heads, family, table)
-        known = [head for head in sets if head.shape is not None]
-        answers = await self._socket.dump(
-            *(dump.elements_request(family, table, head.name) for head in known)
-        )
+        try:
+            (heads,) = await self._socket.dump(dump.sets_request(family, table))
+            known = [head for head in dump.parse_sets(heads, family, table) if head.shape is not None]
+            chains, rules, heads, *answers = await self._socket.dump(
+                dump.chains_request(family),
+                dump.rules_request(family, table),
+                dump.sets_request(family, table),
+                *(dump.elements_request(family, table, head.name) for head in known),
+            )
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                # The table, or a set of it, is gone meanwhile.
+                return None
+            raise
         elements = dict(zip((head.name for head in known), answers, strict=True))
-        return await asyncio.to_thread(self._understand, chains, rules, sets, elements)
+        return await asyncio.to_thread(self._understand, chains, rules, heads, elements, sizes)
 
     def _understand(
-        self, chains: bytes, rules: bytes, sets: Sequence[dump.ActualSetHead], elements: Mapping[str, bytes]
-    ) -> tuple[ActualTables, Present]:
+        self, chains: bytes, rules: bytes, heads: bytes, elements: Mapping[str, bytes], sizes: dict[str, int]
+    ) -> tuple[ActualTables, Present] | None:
         family, table = self.family, self._table
+        sets: dict[str, ActualSet] = {}
+        whole = True
+        for head in dump.parse_sets(heads, family, table):
+            found = dump.parse_elements(elements.get(head.name, b""), family, head.shape)
+            before, sizes[head.name] = sizes.get(head.name), len(found.elements)
+            whole = whole and (found.shape is None or dump.is_whole(head, found.elements, before))
+            sets[head.name] = found
+        if not whole:
+            return None
         return actual_tables(
-            dump.parse_chains(chains, family, table),
-            dump.parse_rules(rules, family, table),
-            {
-                head.name: dump.parse_elements(elements.get(head.name, b""), family, head.shape)
-                for head in sets
-            },
+            dump.parse_chains(chains, family, table), dump.parse_rules(rules, family, table), sets
         )
 
     async def commit(self, transaction: bytes, /) -> None:

@@ -7,7 +7,7 @@ understood is kept apart ("" for a comment, None for a shape), never taken for s
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 
 import msgspec
@@ -34,6 +34,8 @@ from calico_engine_nftables.wire import (
 _HEADER = struct.Struct("=IHHII")
 _PARTS = {7: KeyPart.ADDRESS, 8: KeyPart.ADDRESS, 41: KeyPart.INTERFACE, 12: KeyPart.PROTOCOL,
           13: KeyPart.PORT, m.TYPE_MARK: KeyPart.NUMBER}  # fmt: skip
+#: A hash table with fewer elements than this has not grown yet.
+_SMALLEST_HASH = 32
 _FLAGS_WE_MAKE = m.FLAG_INTERVAL | m.FLAG_MAP | m.FLAG_CONCAT
 
 
@@ -57,11 +59,15 @@ class ActualRule(msgspec.Struct, frozen=True, gc=False):
 
 
 class ActualSetHead(msgspec.Struct, frozen=True, gc=False):
-    """A set without its elements; shape None for one that we never make."""
+    """A set without its elements; shape None for one that we never make.
+
+    `count` of elements without a catch-all; None where the kernel does not tell, and for ranges.
+    """
 
     name: str
     shape: SetShape | None
     comment: str = ""
+    count: int | None = None
 
 
 def tables_request(family: Family) -> bytes:
@@ -132,14 +138,33 @@ def parse_rules(dump: bytes, family: Family, table: str) -> list[ActualRule]:
 
 def parse_sets(dump: bytes, family: Family, table: str) -> list[ActualSetHead]:
     return [
-        ActualSetHead(
-            read_text(found.get(m.SET_NAME, b"")),
-            _shape(found, family),
-            read_comment(found.get(m.SET_USERDATA, b""), m.USERDATA_COMMENT),
-        )
+        _set_head(found, family)
         for found in _bodies(dump, Kind.NEWSET, family)
         if read_text(found.get(m.TABLE_NAME, b"")) == table
     ]
+
+
+def _set_head(found: dict[int, bytes], family: Family) -> ActualSetHead:
+    shape, count = _shape(found, family), found.get(m.SET_COUNT)
+    return ActualSetHead(
+        read_text(found.get(m.SET_NAME, b"")),
+        shape,
+        read_comment(found.get(m.SET_USERDATA, b""), m.USERDATA_COMMENT),
+        None if count is None or shape is None or shape.intervals else int.from_bytes(count, "big"),
+    )
+
+
+def is_whole(head: ActualSetHead, elements: Mapping[bytes, Element], before: int | None) -> bool:
+    """Tell whether a dump of a set's elements has them all.
+
+    While the kernel moves a set's elements to a larger hash table, in the background and after a transaction that
+    added many, a dump of them lacks some and repeats others, and nothing in it says so. Where the kernel does not tell
+    how many there should be, it is enough to find as many as `before`, in the dump before.
+    """
+    if head.count is not None:
+        return head.count == len(elements) - (CATCH_ALL in elements)
+    never_resized = head.shape is None or head.shape.intervals or len(elements) <= _SMALLEST_HASH
+    return never_resized or len(elements) == before
 
 
 def _shape(found: dict[int, bytes], family: Family) -> SetShape | None:

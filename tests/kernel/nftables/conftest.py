@@ -60,10 +60,17 @@ class Kernel:
         self.commit(*found)
 
     def read_set(self, name: str) -> ActualSet:
-        (sets,) = self.socket.dump_now(dump.sets_request(self.family, TABLE))
-        shapes = {head.name: head.shape for head in dump.parse_sets(sets, self.family, TABLE)}
-        (elements,) = self.socket.dump_now(dump.elements_request(self.family, TABLE, name))
-        return dump.parse_elements(elements, self.family, shapes[name])
+        """Return a set, once the kernel has stopped making its table larger."""
+        before = None
+        for _ in range(50):
+            (sets,) = self.socket.dump_now(dump.sets_request(self.family, TABLE))
+            heads = {head.name: head for head in dump.parse_sets(sets, self.family, TABLE)}
+            (elements,) = self.socket.dump_now(dump.elements_request(self.family, TABLE, name))
+            found = dump.parse_elements(elements, self.family, heads[name].shape)
+            if dump.is_whole(heads[name], found.elements, before):
+                return found
+            before = len(found.elements)
+        raise AssertionError(f"{name} is never read whole")
 
     def nft(self, *words: str) -> str:
         return self.run("nft", *words)
