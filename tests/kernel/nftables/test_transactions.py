@@ -2,13 +2,15 @@
 
 import asyncio
 import errno
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 
 import pytest
 from tests.kernel.nftables.conftest import TABLE, Kernel
 
-from calico_engine.errors import KernelError, TransactionRefusedError
+from calico_engine.errors import KernelError, OutcomeUnknownError, TransactionRefusedError
 from calico_engine.kernel.namespaces import NetworkNamespace
 from calico_engine.kernel.nfnetlink import INLINE_BYTES, TransactionSocket
 from calico_engine.ruleset.ir import ChainKey, Drop, Family, Goto, Hook, Jump, Layer, ProtocolIs, Rule
@@ -134,6 +136,34 @@ def test_thousands_of_refusals_leave_no_doubt(kernel: Kernel) -> None:
     assert caught.value.index == 1
     kernel.commit(messages.new_chain(family, TABLE, "cali-y"))
     assert "cali-x" not in kernel.nft("list", "ruleset")
+
+
+def test_an_answer_that_is_lost_leaves_the_outcome_open(kernel: Kernel) -> None:
+    """The receive queue is full of what nobody read, so that the kernel has nowhere to put its answer."""
+    family = kernel.family
+    opened = kernel.socket._socket
+    assert opened is not None
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    for _ in range(100):
+        opened.send(struct.pack("=IHHII", 20, 10 << 8 | 16, 1, 2**31, 0) + bytes(4))
+
+    with pytest.raises(OutcomeUnknownError, match="answer was lost"):
+        kernel.commit(messages.new_chain(family, TABLE, "cali-x"))
+
+    assert "cali-x" in kernel.nft("list", "ruleset")
+    kernel.commit(messages.new_chain(family, TABLE, "cali-y"))
+    assert "cali-y" in kernel.nft("list", "ruleset")
+
+
+def test_a_dump_comes_whole_through_a_small_receive_queue(kernel: Kernel) -> None:
+    family = kernel.family
+    elements = {i.to_bytes(16 if family is Family.V6 else 4, "big"): Element(bytes(4)) for i in range(5000)}
+    kernel.add_set("hosts", content.HOSTS, elements)
+    opened = kernel.socket._socket
+    assert opened is not None
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+
+    assert kernel.read_set("hosts").elements == elements
 
 
 def test_what_is_no_message_is_not_sent(kernel: Kernel) -> None:
