@@ -134,6 +134,14 @@ def save(machine: str, found: Sequence[Figure]) -> None:
     print(write_plot(OUT / "results.png", found, machine))
 
 
+def kept(found: Sequence[Figure]) -> list[Figure]:
+    """Return the rows of the last results whose benchmarks have not been run again."""
+    path = OUT / "results.json"
+    anew = {row.scenario.partition(" ")[0] for row in found}
+    before = figures.read(path) if path.exists() else []
+    return [row for row in before if row.scenario.partition(" ")[0] not in anew]
+
+
 def publish() -> None:
     """Put the last results into the page."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(_FIRST)
@@ -167,7 +175,7 @@ def main() -> int:
         done, rows = run(name, bench, bench.full if options.full else bench.short)
         fine = fine and done
         found += rows
-    save(machine, found)
+    save(machine, [*kept(found), *found] if options.add else found)
     return 0 if fine else 1
 
 
