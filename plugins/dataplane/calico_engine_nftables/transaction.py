@@ -17,9 +17,10 @@ import msgspec
 
 from calico_engine.ruleset.ir import ChainKey, Family, Hook, Layer, Rule
 from calico_engine.ruleset.names import safe_text
-from calico_engine.tables.backend import HookWrite, SetWrite, TableDelta
+from calico_engine.tables.backend import HookWrite, SetShape, SetWrite, TableDelta, ValueKind
 from calico_engine.tables.single_table import COMMENT_MAX_CHARS, chain_name, origin_text
 from calico_engine_nftables import messages
+from calico_engine_nftables.config import NftablesConfig
 from calico_engine_nftables.elements import encode_deletions, encode_elements
 from calico_engine_nftables.expressions import rule_bytes
 from calico_engine_nftables.wire import (
@@ -33,20 +34,26 @@ from calico_engine_nftables.wire import (
 
 HASH_PREFIX = "cali:"
 HASH_CHARS = 16
+_WHY_MAX_CHARS = COMMENT_MAX_CHARS - len(HASH_PREFIX) - HASH_CHARS
 TABLE_NOTE = "calico-engine; changes by others are undone"
 _FLAGS = struct.Struct("=H")
 _FLAGS_OFFSET = 6
 
 
 class Present(msgspec.Struct):
-    """Names in the kernel's table, as last read and written. `alien`: chains of another kind than ours have."""
+    """Names in the kernel's table, as last read and written. `alien`: chains of another kind than ours have.
+
+    `to_replace`: the table itself is not as we make it; nothing in it counts.
+    """
 
     chains: set[str] = msgspec.field(default_factory=set)
     alien: set[str] = msgspec.field(default_factory=set)
     sets: set[str] = msgspec.field(default_factory=set)
+    to_replace: bool = False
 
     def note(self, delta: TableDelta) -> None:
         """Note that a transaction made from this has happened."""
+        self.to_replace = False
         for write in delta.chains:
             self.chains.add(chain_name(write.key))
         for hook in delta.hooks:
@@ -60,35 +67,53 @@ class Present(msgspec.Struct):
         self.sets.difference_update(delta.set_deletions)
 
 
+#: The kernel's rules for one of ours, and why it exists.
+Spelled = tuple[tuple[bytes, ...], str]
+_CHAINS_KEPT = 4096
+
+
 class Writer:
     """Spells deltas for one table. Which rules of the kernel's a rule of ours takes is worked out once."""
 
-    def __init__(self, family: Family, table: str, *, counters: bool) -> None:
+    def __init__(self, family: Family, options: NftablesConfig) -> None:
         self._family = family
-        self._table = table
-        self._counters = counters
+        self._table = options.table
+        self._counters = options.rule_counters
+        self._counting_elements = options.element_counters
+        #: Flags of the table.
+        self.flags = 0
+        # What rules were spelled as, from their hashing until they are written.
+        self._spelled: dict[ChainKey, tuple[Sequence[Rule], list[Spelled]]] = {}
 
     def hashes(self, chain: str, rules: Sequence[Rule]) -> tuple[str, ...]:
         """Return one hash a rule of the kernel's. What a chain's layer adds to names does not count."""
+        key = ChainKey(Layer.FILTER, chain)
+        spelled = self._spell(rules, key)
+        if len(self._spelled) >= _CHAINS_KEPT:
+            self._spelled.clear()
+        self._spelled[key] = rules, spelled
         digest = hashlib.sha224(chain.encode()).digest()
         found = []
-        for rule in rules:
-            why = _why(rule)
-            for spelled in self._spell(rule, ChainKey(Layer.FILTER, chain)):
-                digest = hashlib.sha224(digest + spelled + why.encode()).digest()
+        for bodies, why in spelled:
+            text = why.encode()
+            for body in bodies:
+                digest = hashlib.sha224(digest + body + text).digest()
                 found.append(base64.urlsafe_b64encode(digest).decode()[:HASH_CHARS])
         return tuple(found)
 
-    def _spell(self, rule: Rule, key: ChainKey) -> tuple[bytes, ...]:
-        return rule_bytes(rule, key, self._family, counter=self._counters)
+    def _spell(self, rules: Sequence[Rule], key: ChainKey) -> list[Spelled]:
+        family, counters = self._family, self._counters
+        return [(rule_bytes(rule, key, family, counter=counters), _why(rule)) for rule in rules]
 
     def render(self, delta: TableDelta, present: Present) -> list[bytes]:
-        """Return the messages of a transaction, without its begin and end."""
+        """Return the messages of a transaction, without its begin and end; those of a chain's rules as one part."""
         return list(self._messages(delta, present))
 
     def _messages(self, delta: TableDelta, present: Present) -> Iterator[bytes]:
         family, table = self._family, self._table
-        yield messages.new_table(family, table, note=TABLE_NOTE)
+        if present.to_replace:
+            yield messages.delete_table(family, table)
+        yield messages.new_table(family, table, flags=self.flags, note=TABLE_NOTE)
         for write in delta.chains:
             yield from self._prepare(chain_name(write.key), present)
         for hook in delta.hooks:
@@ -134,8 +159,20 @@ class Writer:
             return
         if change.name in present.sets:
             yield from self._delete_set(change.name)
-        made = messages.new_set(self._family, self._table, change.name, change.shape, note=change.comment)
-        yield _exclusive(made)
+        yield _exclusive(
+            messages.new_set(
+                self._family,
+                self._table,
+                change.name,
+                change.shape,
+                counters=self.counts(change.shape),
+                note=change.comment,
+            )
+        )
+
+    def counts(self, shape: SetShape) -> bool:
+        """Tell whether the elements of a set have counters."""
+        return self._counting_elements and shape.value is ValueKind.VERDICT
 
     def _elements(self, change: SetWrite) -> Iterator[bytes]:
         family, table = self._family, self._table
@@ -145,13 +182,18 @@ class Writer:
             yield from encode_elements(family, table, change.name, change.shape, change.added)
 
     def _rules(self, key: ChainKey, rules: Sequence[Rule], hashes: Sequence[str]) -> Iterator[bytes]:
-        name = chain_name(key)
+        # What was spelled for the hashes is what is written, most of the time.
+        known = self._spelled.pop(key, None)
+        spelled = known[1] if known is not None and known[0] is rules else self._spell(rules, key)
         left = iter(hashes)
-        for rule in rules:
-            why = _why(rule)
-            for spelled in self._spell(rule, key):
-                note = f"{HASH_PREFIX}{next(left)}{'; ' if why else ''}{why}"
-                yield messages.new_rule(self._family, self._table, name, spelled, note=note)
+        bodies, notes = [], []
+        for alternatives, why in spelled:
+            tail = f"; {why}" if why else ""
+            for body in alternatives:
+                bodies.append(body)
+                notes.append(f"{HASH_PREFIX}{next(left)}{tail}")
+        if bodies:
+            yield messages.new_rules(self._family, self._table, chain_name(key), bodies, notes)
 
     def _deletions(self, chains: Collection[ChainKey], sets: Collection[str]) -> Iterator[bytes]:
         """Delete chains and sets that lead to each other and that nothing else leads to."""
@@ -171,8 +213,10 @@ class Writer:
 
 def _why(rule: Rule) -> str:
     """Return why a rule exists, in as many characters as a comment has beside the hash."""
-    text = ", ".join(part for part in (origin_text(rule.origin), *rule.comments) if part)
-    return safe_text(text, COMMENT_MAX_CHARS - len(HASH_PREFIX) - HASH_CHARS)
+    origin = origin_text(rule.origin)
+    if not rule.comments:
+        return origin[:_WHY_MAX_CHARS]
+    return safe_text(", ".join(filter(None, (origin, *rule.comments))), _WHY_MAX_CHARS)
 
 
 def _exclusive(message: bytes) -> bytes:

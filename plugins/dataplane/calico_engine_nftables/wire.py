@@ -108,12 +108,16 @@ def extend(head: bytes, rest: bytes) -> bytes:
     return (len(head) + len(rest)).to_bytes(4, sys.byteorder) + head[4:] + rest
 
 
+_COMMENT_HEADS = [bytes((0, length + 1)) for length in range(COMMENT_MAX_BYTES + 1)]
+
+
 def comment_data(note: str, kind: int = 0) -> bytes:
     """Return a comment as one entry of user data; b"" for none."""
     if not note:
         return b""
-    value = note.encode(errors="replace")[:COMMENT_MAX_BYTES] + b"\0"
-    return bytes((kind, len(value))) + value
+    value = note.encode(errors="replace")[:COMMENT_MAX_BYTES]
+    head = _COMMENT_HEADS[len(value)]
+    return (head if kind == 0 else bytes((kind, head[1]))) + value + b"\0"
 
 
 def comment(kind: int, note: str) -> bytes:
