@@ -16,7 +16,7 @@ from calico_engine.settings import FelixSettings
 from calico_engine.tables.backend import ActualSet, ActualTables, HookWrite, Limits, TableDelta
 from calico_engine.tables.single_table import chain_key
 from calico_engine_nftables import dump, messages
-from calico_engine_nftables.config import NftablesConfig
+from calico_engine_nftables.config import NftablesConfig, OwnTable
 from calico_engine_nftables.events import TableEvents
 from calico_engine_nftables.reading import actual_tables
 from calico_engine_nftables.text import table_text
@@ -29,6 +29,7 @@ _OTHER_TABLES: tuple[str, ...] = ()
 _READ_ATTEMPTS = 20
 #: The kernel takes milliseconds to move a set's elements to a larger hash table.
 _RESIZE_S = 0.02
+_OWNED = "; where that is so, the table is owned by an engine that runs (own_table): stop it first"
 _BLAMED = re.compile(r"(chain|set) (\S+?):?(?: |$)")
 
 
@@ -41,7 +42,9 @@ class NftablesBackend:
         self.family = family
         self._table = options.table
         self._metrics = metrics
-        self._writer = Writer(family, options.table, counters=options.rule_counters)
+        self._writer = Writer(family, options)
+        # Whether to own the table is tried once.
+        self._to_be_owned = options.own_table is OwnTable.AUTO
         self._present = Present()
         # The delta that each transaction was rendered from, until it is committed.
         self._rendered: tuple[bytes, TableDelta] | None = None
@@ -81,6 +84,7 @@ class NftablesBackend:
         self._listen()
         self._metrics.count("felix_nft_list_calls")
         try:
+            await self._choose_owner()
             actual, self._present = await self._read()
         except KernelError as error:
             self._note_failure(error, "felix_nft_list_errors")
@@ -117,8 +121,12 @@ class NftablesBackend:
         """
         family, table = self.family, self._table
         (tables,) = await self._socket.dump(dump.tables_request(family))
-        if table not in dump.parse_tables(tables, family):
+        flags = dump.parse_table_flags(tables, family)
+        if table not in flags:
             return ActualTables(), Present()
+        if self._writer.flags and not flags[table] & messages.FLAG_PERSIST:
+            # A table gets an owner when it is made, or as an orphan.
+            return ActualTables(), Present(to_replace=True)
         try:
             (heads,) = await self._socket.dump(dump.sets_request(family, table))
             known = [head for head in dump.parse_sets(heads, family, table) if head.shape is not None]
@@ -143,7 +151,9 @@ class NftablesBackend:
         sets: dict[str, ActualSet] = {}
         whole = True
         for head in dump.parse_sets(heads, family, table):
-            found = dump.parse_elements(elements.get(head.name, b""), family, head.shape)
+            as_made = head.shape is not None and head.is_counting is self._writer.counts(head.shape)
+            shape = head.shape if as_made else None
+            found = dump.parse_elements(elements.get(head.name, b""), family, shape)
             before, sizes[head.name] = sizes.get(head.name), len(found.elements)
             whole = whole and (found.shape is None or dump.is_whole(head, found.elements, before))
             sets[head.name] = found
@@ -152,6 +162,25 @@ class NftablesBackend:
         return actual_tables(
             dump.parse_chains(chains, family, table), dump.parse_rules(rules, family, table), sets
         )
+
+    async def _choose_owner(self) -> None:
+        """Have the table owned by our socket, where that is asked for and the kernel can."""
+        if not self._to_be_owned:
+            return
+        flags = messages.FLAG_OWNER | messages.FLAG_PERSIST
+        name = f"{self._table}-probe"
+        trial = messages.new_table(self.family, name, flags=flags) + messages.delete_table(self.family, name)
+        try:
+            await self._socket.commit(trial)
+        except TransactionRefusedError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            log.info(
+                "the kernel has no owned tables that persist (6.9): others can change ours, and are undone"
+            )
+        else:
+            self._writer.flags = flags
+        self._to_be_owned = False
 
     async def commit(self, transaction: bytes, /) -> None:
         rendered, self._rendered = self._rendered, None
@@ -168,9 +197,9 @@ class NftablesBackend:
             await self._socket.commit(transaction)
         except TransactionRefusedError as error:
             self._note_failure(error, "felix_nft_errors")
-            raise KernelError(
-                error.command, error.reason, errno=error.errno, line=describe(transaction, error.index)
-            ) from error
+            reason = error.reason + (_OWNED if error.errno == errno.EPERM else "")
+            line = describe(transaction, error.index)
+            raise KernelError(error.command, reason, errno=error.errno, line=line) from error
         except KernelError as error:
             self._note_failure(error, "felix_nft_errors")
             raise

@@ -61,13 +61,15 @@ class ActualRule(msgspec.Struct, frozen=True, gc=False):
 class ActualSetHead(msgspec.Struct, frozen=True, gc=False):
     """A set without its elements; shape None for one that we never make.
 
-    `count` of elements without a catch-all; None where the kernel does not tell, and for ranges.
+    `count` of elements without a catch-all; None where the kernel does not tell, and for ranges. `is_counting`: each
+    element has a counter.
     """
 
     name: str
     shape: SetShape | None
     comment: str = ""
     count: int | None = None
+    is_counting: bool = False
 
 
 def tables_request(family: Family) -> bytes:
@@ -94,6 +96,14 @@ def elements_request(family: Family, table: str, name: str) -> bytes:
 
 def parse_tables(dump: bytes, family: Family) -> list[str]:
     return [read_text(found.get(m.TABLE_NAME, b"")) for found in _bodies(dump, Kind.NEWTABLE, family)]
+
+
+def parse_table_flags(dump: bytes, family: Family) -> dict[str, int]:
+    """Return the tables of a family, each with its flags."""
+    return {
+        read_text(found.get(m.TABLE_NAME, b"")): int.from_bytes(found.get(m.TABLE_FLAGS, b""), "big")
+        for found in _bodies(dump, Kind.NEWTABLE, family)
+    }
 
 
 def parse_chains(dump: bytes, family: Family, table: str) -> list[ActualChain]:
@@ -151,6 +161,7 @@ def _set_head(found: dict[int, bytes], family: Family) -> ActualSetHead:
         shape,
         read_comment(found.get(m.SET_USERDATA, b""), m.USERDATA_COMMENT),
         None if count is None or shape is None or shape.intervals else int.from_bytes(count, "big"),
+        m.SET_EXPRESSION in found,
     )
 
 

@@ -93,9 +93,9 @@ def set_lookup(match: SetLookup, family: Family) -> tuple[bytes, ...]:
     return (found, has_no_ports()) if match.negate else (found,)
 
 
-def source_assigned(family: Family) -> bytes:
+def source_assigned(family: Family, *, negate: bool) -> bytes:
     key = words.meta(words.MetaKey.IIFNAME, Register.R0) + load_address(Side.SRC, family, Register.R4)
-    return key + words.lookup(SOURCES_SET, Register.R0, negate=False)
+    return key + words.lookup(SOURCES_SET, Register.R0, negate=negate)
 
 
 def dispatch(op: DispatchByInterface, map_name: str) -> bytes:

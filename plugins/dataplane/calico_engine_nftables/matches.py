@@ -110,8 +110,8 @@ def match_bytes(match: Match, family: Family) -> Alternatives:
             return _address_type(match)
         case RpfFailed(accept_local=accept_local):
             return _reverse_path(accept_local=accept_local)
-        case SourceAssigned():
-            return (source_assigned(family),)
+        case SourceAssigned(negate=negate):
+            return (source_assigned(family, negate=negate),)
         case _:
             assert_never(match)
 

@@ -31,7 +31,10 @@ CHAIN_NAME, CHAIN_HOOK, CHAIN_POLICY, CHAIN_TYPE, CHAIN_USERDATA = 3, 4, 5, 7, 1
 RULE_CHAIN, RULE_HANDLE, RULE_EXPRESSIONS, RULE_USERDATA = 2, 3, 4, 7
 SET_NAME, SET_FLAGS, SET_KEY_TYPE, SET_KEY_LEN = 2, 3, 4, 5
 SET_DATA_TYPE, SET_DATA_LEN, SET_DESC, SET_ID, SET_USERDATA = 6, 7, 9, 10, 13
-TABLE_USERDATA = 6
+SET_EXPRESSION = 17
+TABLE_FLAGS, TABLE_USERDATA = 2, 6
+#: 5.12+: nobody but the socket that made a table may change it. 6.9+: it stays when that socket is closed.
+FLAG_OWNER, FLAG_PERSIST = 0x2, 0x4
 #: How many elements there are, where the kernel is new enough to tell.
 SET_COUNT = 20
 FLAG_INTERVAL, FLAG_MAP, FLAG_CONCAT = 0x4, 0x8, 0x80
@@ -55,8 +58,10 @@ _NAT_SOURCE = (Hook.INPUT, Hook.POSTROUTING)
 _PRIORITIES = {Layer.RAW: -300, Layer.MANGLE: -150, Layer.FILTER: 0}
 
 
-def new_table(family: Family, table: str, *, note: str = "") -> bytes:
-    body = text(TABLE_NAME, table) + comment(TABLE_USERDATA, note)
+def new_table(family: Family, table: str, *, flags: int = 0, note: str = "") -> bytes:
+    """Make a table. With flags, one that is there must have them, or be an orphan that gets an owner by them."""
+    body = text(TABLE_NAME, table) + (number(TABLE_FLAGS, flags) if flags else b"")
+    body += comment(TABLE_USERDATA, note)
     return message(Kind.NEWTABLE, NLM_F_CREATE, family, body)
 
 
@@ -124,11 +129,19 @@ def delete_rule(family: Family, table: str, chain: str, handle: int) -> bytes:
 
 
 def new_set(
-    family: Family, table: str, name: str, shape: SetShape, *, size: int = 0, note: str = ""
+    family: Family,
+    table: str,
+    name: str,
+    shape: SetShape,
+    *,
+    size: int = 0,
+    counters: bool = False,
+    note: str = "",
 ) -> bytes:
     """Make a set or map. `size` is a hard limit, for which the kernel picks a table of that size; 0 for any number.
 
     The fixed table of a limited set is searched a little faster; an element beyond the limit is refused with ENFILE.
+    With `counters` every element counts what was found by it.
     """
     flags = (FLAG_INTERVAL if shape.intervals else 0) | (0 if shape.value is ValueKind.NONE else FLAG_MAP)
     several = len(shape.key) > 1
@@ -146,6 +159,8 @@ def new_set(
     if description:
         body += nested(SET_DESC, description)
     # Rules name the set they look into, so that one id does for all sets of a transaction.
+    if counters:
+        body += nested(SET_EXPRESSION, text(1, "counter"))
     body += number(SET_ID, 1) + binary(SET_USERDATA, _set_userdata(shape, note))
     return message(Kind.NEWSET, NLM_F_CREATE, family, body)
 

@@ -215,8 +215,8 @@ def _match(match: Match, family: Family) -> str:
             return f"fib {_ADDRESS[side]}{' . oif' if limit else ''} type {_not(negate)}{kind.lower()}"
         case RpfFailed():
             return "fib saddr . mark . iif oif 0"
-        case SourceAssigned():
-            return f"iifname . {_ip(family)} saddr @{SOURCES_SET}"
+        case SourceAssigned(negate=negate):
+            return f"iifname . {_ip(family)} saddr {_not(negate)}@{SOURCES_SET}"
         case _:
             assert_never(match)
 

@@ -150,12 +150,15 @@ class Rig:
         self.ipset: Dataplane
         self.rules: Any
         self.requests: list[str] = []
+        self.more_options: dict[str, Any] = {}
         self.make_dataplanes()
 
     @property
     def options(self) -> NftablesConfig | None:
         """What nftables is told; None where it is not nftables."""
-        return NftablesConfig(form=NFTABLES[self.variant]) if self.variant in NFTABLES else None
+        if self.variant not in NFTABLES:
+            return None
+        return NftablesConfig(form=NFTABLES[self.variant], **self.more_options)
 
     def context(self, name: str) -> PluginContext:
         return PluginContext(

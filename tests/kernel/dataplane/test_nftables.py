@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import os
 import socket
 import struct
 import time
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 from tests.kernel.dataplane.conftest import NFTABLES
 
+from calico_engine.errors import KernelError
 from calico_engine.kernel import nfnetlink
 from calico_engine.messages import IPSetDelta, IPSetUpdate, PortRange, SetKind, WorkloadEndpointRemove
 from calico_engine.plugin.protocols import EndpointStatus
 from calico_engine.ruleset.state import PolicyForm
-from calico_engine_nftables.config import NftablesConfig
+from calico_engine_nftables.config import NftablesConfig, OwnTable
 from calico_engine_nftables.expressions import rule_bytes
 from calico_engine_nftables.plugin import make_dataplane
 
@@ -364,6 +366,95 @@ def test_cleanup_removes_our_tables_and_nothing_else(rig: Any) -> None:
         assert count > 20
         assert rig.node.ruleset() == theirs
         assert await rig.rules.cleanup() == 0
+
+    rig.run(scenario)
+
+
+def needs_owned_tables(rig: Any) -> None:
+    """Skip where the kernel has none that persist."""
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    if release < (6, 9):
+        pytest.skip("owned tables persist from Linux 6.9 on")
+    rig.more_options = {"own_table": OwnTable.AUTO}
+
+
+def test_table_that_is_owned_is_out_of_reach_for_others(rig: Any) -> None:
+    needs_owned_tables(rig)
+
+    async def scenario() -> None:
+        messages = one_endpoint(rig)
+        await rig.settle(*messages)
+        await rig.rules.close()
+        rig.make_dataplanes()
+        # What was not owned is replaced by what is, in one transaction.
+        assert await rig.writes(*messages) > 0
+        before = rig.saved()
+
+        rig.node.sh("nft", "flush", "ruleset")
+        refused_ = [
+            rig.node.sh(*DAMAGE[damage], check=False) for damage in ("table", "rules", "accept", "set")
+        ]
+
+        assert refused_ == [""] * 4
+        assert rig.saved() == before
+        assert "flags owner" in before[4]
+        assert await rig.writes() == 0
+        with pytest.raises(KernelError, match="stop it first"):
+            await make_dataplane(rig.context("nftables")).cleanup()
+        assert rig.saved() == before
+
+    rig.run(scenario)
+
+
+def test_owned_table_is_taken_over_from_an_engine_that_is_gone(rig: Any) -> None:
+    needs_owned_tables(rig)
+
+    async def scenario() -> None:
+        messages = one_endpoint(rig)
+        rig.make_dataplanes()
+        await rig.settle(*messages)
+        before = rig.saved()
+        await rig.rules.close()
+        orphaned = rig.saved()
+
+        rig.make_dataplanes()
+        writes = await rig.writes(*messages)
+        await rig.settle(*one_endpoint(rig, "more"))
+        rig.node.sh("nft", "flush", "ruleset")
+
+        assert writes == 0
+        assert "flags owner" not in orphaned[4]
+        assert "calimore" in "".join(rig.saved()[4])
+        await rig.settle(WorkloadEndpointRemove(endpoint=rig.endpoint("more").key))
+        assert rig.saved() == before
+        await rig.rules.close()
+        assert await make_dataplane(rig.context("nftables")).cleanup() > 20
+        assert rig.saved() == {4: [], 6: []}
+
+    rig.run(scenario)
+
+
+def test_verdicts_are_counted_where_asked_for(rig: Any) -> None:
+    async def scenario() -> None:
+        messages = one_endpoint(rig)
+        await rig.settle(*messages)
+        before = rig.saved()
+        await rig.rules.close()
+        rig.more_options = {"element_counters": True}
+
+        rig.make_dataplanes()
+        await rig.settle(*messages)
+
+        listing = rig.node.sh("nft", "list", "map", "ip", "calico", "cali-from-wl-dispatch")
+        assert "counter packets 0 bytes 0" in listing
+        assert await rig.writes() == 0
+        rig.rules.invalidate("test")
+        assert await rig.writes() == 0
+        await rig.rules.close()
+        rig.more_options = {}
+        rig.make_dataplanes()
+        await rig.settle(*messages)
+        assert rig.saved() == before
 
     rig.run(scenario)
 
