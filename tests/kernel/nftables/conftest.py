@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -106,9 +107,12 @@ class Kernel:
         return listed
 
     def add_address(self, address: str) -> None:
-        """Give lo an address that may be used at once."""
-        at_once = ("nodad",) if self.family is Family.V6 else ()
-        self.run("ip", "address", "add", address, "dev", "lo", *at_once)
+        """Give lo an address, and wait until it is this host's own: for IPv6 the kernel does that a moment later."""
+        version = "-4" if self.family is Family.V4 else "-6"
+        self.run("ip", version, "address", "add", address, "dev", "lo")
+        end = time.monotonic() + 5.0
+        while f"local {address} " not in self.run("ip", version, "route", "show", "table", "local"):
+            assert time.monotonic() < end, f"{address} never becomes local"
 
     @property
     def family_word(self) -> str:

@@ -180,7 +180,8 @@ def test_a_dump_is_of_one_generation(kernel: Kernel, other: TransactionSocket) -
     family = kernel.family
     elements = {i.to_bytes(16 if family is Family.V6 else 4, "big"): Element(bytes(4)) for i in range(2000)}
     for name in ("one", "two"):
-        kernel.add_set(name, content.HOSTS)
+        # Of a limited size, as the hash table of others grows while it is read.
+        kernel.commit(messages.new_set(family, TABLE, name, content.HOSTS, size=4096))
     stop = threading.Event()
 
     def change() -> None:
