@@ -22,6 +22,8 @@ _HALVES = {"0.0.0.0/0": ("0.0.0.0/1", "128.0.0.0/1"), "::/0": ("::/1", "8000::/1
 _SPECIAL = frozenset({*_HALVES, *(half for halves in _HALVES.values() for half in halves)})
 #: So many members are text for a millisecond, during which nothing else runs.
 _AT_ONCE = 20_000
+#: And so many at first, as somebody may wait for them.
+_FIRST = 4_000
 
 
 class PackedMembers(msgspec.Struct, frozen=True):
@@ -65,18 +67,24 @@ class Packing:
             if self.special:
                 self._pieces.put({family: b"".join(special_rows(self.special, family)) for family in Family})
             for members in _slices(self._members):
-                rows = normal_rows(pack_members(members))
-                parts.append(rows)
-                self._pieces.put(_split_families(rows))
+                parts.append(pack_members(members))
+                self._pieces.put(_by_family(parts[-1]))
         finally:
             self._pieces.put(None)
-        rows = parts[0] if len(parts) == 1 else normal_rows(b"".join(parts))
-        return PackedMembers(_split_families(rows), self.special)
+        return PackedMembers(_split_families(normal_rows(b"".join(parts))), self.special)
 
     def pieces(self, family: Family) -> Iterator[bytes]:
         """Yield the rows of one family as `run` makes them, to one taker, who waits for them."""
         while (piece := self._pieces.get()) is not None:
             yield piece[family]
+
+
+def _by_family(rows: bytes) -> dict[Family, bytes]:
+    """Return rows by family, in any order; mostly there is one, and nothing to do."""
+    families = rows[::SET_ROW_SIZE]
+    if families.count(4) == len(families):
+        return {Family.V4: rows, Family.V6: b""}
+    return _split_families(normal_rows(rows))
 
 
 def _split_families(rows: bytes) -> dict[Family, bytes]:
@@ -95,8 +103,10 @@ def first_family(members: Iterable[str]) -> Family:
 
 def _slices(members: Iterable[str]) -> Iterator[list[str]]:
     rest = iter(members)
-    while piece := list(islice(rest, _AT_ONCE)):
+    count = _FIRST
+    while piece := list(islice(rest, count)):
         yield piece
+        count = _AT_ONCE
 
 
 def special_rows(special: Iterable[str], family: Family) -> frozenset[bytes]:
