@@ -21,10 +21,10 @@ from calico_engine.ruleset.compile_nat import (
     compile_cidr_block,
     compile_floating_ips,
     compile_nat_outgoing,
-    compile_rpf_skip,
 )
 from calico_engine.ruleset.compile_policy import compile_policy, compile_profile
 from calico_engine.ruleset.compile_sets import compile_fixed_sets, compile_sets, find_tunnels, masquerades
+from calico_engine.ruleset.compile_sources import compile_rpf_skip
 from calico_engine.ruleset.compile_static import StaticRules, Tunnels, compile_static
 from calico_engine.ruleset.digest import rule_hashes
 from calico_engine.ruleset.interpret import Interpreter, Outcome, Packet, Path, Verdict, interpret

@@ -13,7 +13,6 @@ from calico_engine.ruleset.actions import Chains, static
 from calico_engine.ruleset.addresses import is_address, is_family
 from calico_engine.ruleset.check_settings import check_settings
 from calico_engine.ruleset.ir import (
-    Accept,
     ChainKey,
     Dnat,
     Drop,
@@ -24,7 +23,6 @@ from calico_engine.ruleset.ir import (
     Match,
     NetIn,
     Op,
-    Origin,
     ProtocolIs,
     Reject,
     Return,
@@ -117,29 +115,6 @@ def _are_addresses(texts: Iterable[str], family: Family) -> bool:
 
 def _address(text: str) -> str:
     return text.split("/")[0]
-
-
-def compile_rpf_skip(
-    endpoints: Iterable[WorkloadEndpointUpdate], settings: FelixSettings, family: Family
-) -> Chains:
-    """Return cali-rpf-skip: source prefixes that an endpoint may send from beside its own addresses.
-
-    They count only where WorkloadSourceSpoofing is Any. v2 has no such chain.
-    """
-    if settings.layout is Layout.V2:
-        return {}
-    rules: list[Rule] = []
-    if settings.workload_source_spoofing == "Any":
-        for endpoint in sorted(endpoints, key=lambda update: update.endpoint):
-            name = endpoint.interface_name
-            if names.is_interface_name(name):
-                origin = Origin(endpoint.endpoint, note="allowed source prefix")
-                rules += [
-                    Rule((InterfaceIs("in", name), NetIn(Side.SRC, prefix)), Accept(), (), origin)
-                    for prefix in endpoint.allow_spoofed_source_prefixes
-                    if is_family(prefix, family)
-                ]
-    return {ChainKey(Layer.RAW, names.RPF_SKIP): tuple(rules)}
 
 
 def compile_cidr_block(cidrs: Iterable[str], settings: FelixSettings, family: Family) -> Chains:

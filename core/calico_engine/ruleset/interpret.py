@@ -331,8 +331,8 @@ class _Walk:
                 return self._has_type(match)
             case RpfFailed():
                 return packet.spoofed
-            case SourceAssigned():
-                return (packet.in_interface, packet.src) in self._ruleset.sources
+            case SourceAssigned(negate=negate):
+                return ((packet.in_interface, packet.src) in self._ruleset.sources) != negate
             case _:
                 assert_never(match)
 

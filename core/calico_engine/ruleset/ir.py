@@ -161,6 +161,8 @@ class SourceAssigned(_Node, frozen=True):
     Only backends with named sets get it (settings.Layout.NATIVE).
     """
 
+    negate: bool = False
+
 
 Match = (
     ProtocolIs

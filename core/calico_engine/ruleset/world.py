@@ -27,7 +27,6 @@ from calico_engine.ruleset.compile_nat import (
     compile_cidr_block,
     compile_floating_ips,
     compile_nat_outgoing,
-    compile_rpf_skip,
 )
 from calico_engine.ruleset.compile_policy import INGRESS, compile_policy, compile_profile, policy_layers
 from calico_engine.ruleset.compile_sets import (
@@ -36,6 +35,7 @@ from calico_engine.ruleset.compile_sets import (
     find_tunnels,
     masquerades,
 )
+from calico_engine.ruleset.compile_sources import compile_anti_spoof, compile_rpf_skip
 from calico_engine.ruleset.compile_static import compile_static
 from calico_engine.ruleset.ir import Family, Layer, Ruleset
 from calico_engine.ruleset.names import is_interface_name
@@ -64,7 +64,10 @@ def compile_world(state: DesiredState, settings: FelixSettings, family: Family) 
     workloads = governing_workloads(state.workloads.values()).values()
     chains |= compile_nat_outgoing(settings, family, active=masquerades(state, family))
     chains |= compile_floating_ips(workloads, settings, family)
-    chains |= compile_rpf_skip(workloads, settings, family)
+    if settings.layout is Layout.NATIVE:
+        chains |= compile_anti_spoof(workloads, settings, family)
+    else:
+        chains |= compile_rpf_skip(workloads, settings, family)
     chains |= compile_cidr_block((), settings, family)
     tunnels = find_tunnels(state, settings, family)
     static = compile_static(settings, family, tunnels, find_needs(chains))

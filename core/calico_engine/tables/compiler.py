@@ -23,10 +23,10 @@ from calico_engine.ruleset.compile_nat import (
     compile_cidr_block,
     compile_floating_ips,
     compile_nat_outgoing,
-    compile_rpf_skip,
 )
 from calico_engine.ruleset.compile_policy import compile_policy, compile_profile
 from calico_engine.ruleset.compile_sets import find_tunnels, masquerades
+from calico_engine.ruleset.compile_sources import compile_anti_spoof, compile_rpf_skip
 from calico_engine.ruleset.compile_static import StaticRules, compile_static
 from calico_engine.ruleset.dispatch_tree import DispatchTree
 from calico_engine.ruleset.ir import ChainKey, Family
@@ -336,7 +336,9 @@ class RulesetCompiler:
             return compile_nat_outgoing(settings, family, active=masquerades(state, family))
         specials = self._with_nats if part == FLOATING_IPS else self._with_spoofing
         endpoints = [state.workloads[key] for key in sorted(specials) if self._claims.governs(key)]
-        compile_ = compile_floating_ips if part == FLOATING_IPS else compile_rpf_skip
+        if part == FLOATING_IPS:
+            return compile_floating_ips(endpoints, settings, family)
+        compile_ = compile_rpf_skip if self._lists is None else compile_anti_spoof
         return compile_(endpoints, settings, family)
 
     def _compile_workload(self, part: Part, name: str) -> Chains:

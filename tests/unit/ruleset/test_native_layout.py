@@ -29,6 +29,7 @@ from calico_engine.ruleset.ir import (
     Layer,
     MarkIs,
     Masquerade,
+    NetIn,
     NoTrack,
     PortIn,
     Return,
@@ -105,18 +106,14 @@ def classify_of(ruleset: Ruleset, chain: str) -> Classify:
 
 
 @pytest.mark.parametrize("family", Family)
-def test_workloads_alone_take_three_base_chains_and_no_mark(family: Family) -> None:
+def test_workloads_alone_take_two_base_chains_and_no_mark(family: Family) -> None:
     ruleset = compile_native(*PAIR, make_workload_update(tiers=[make_tier("web")]), family=family)
 
-    assert set(ruleset.hooks) == {
-        (Layer.RAW, Hook.PREROUTING),
-        (Layer.FILTER, Hook.INPUT),
-        (Layer.FILTER, Hook.FORWARD),
-    }
+    assert set(ruleset.hooks) == {(Layer.FILTER, Hook.INPUT), (Layer.FILTER, Hook.FORWARD)}
     assert ruleset.appends == {}
     assert not any(isinstance(rule.op, SetMark) for rule in all_rules(ruleset))
     assert not any(isinstance(match, MarkIs) for rule in all_rules(ruleset) for match in rule.matches)
-    assert {key.layer for key in ruleset.chains} == {Layer.FILTER, Layer.RAW}
+    assert {key.layer for key in ruleset.chains} == {Layer.FILTER}
 
 
 def test_a_host_endpoint_brings_its_chains_and_failsafes() -> None:
@@ -125,6 +122,7 @@ def test_a_host_endpoint_brings_its_chains_and_failsafes() -> None:
 
     new = set(with_host.hooks) - set(without.hooks)
     assert new == {
+        (Layer.RAW, Hook.PREROUTING),
         (Layer.RAW, Hook.OUTPUT),
         (Layer.MANGLE, Hook.PREROUTING),
         (Layer.MANGLE, Hook.POSTROUTING),
@@ -179,11 +177,20 @@ def test_spoofed_source_prefixes_are_asked_for_only_where_there_are_any() -> Non
     usual = compile_native(make_workload_update(), settings=settings)
     lax = compile_native(make_workload_update(allow_spoofed=["192.0.2.0/24"]), settings=settings)
 
-    def skips(ruleset: Ruleset) -> bool:
-        return any(rule.op == Jump("cali-rpf-skip") for rule in ruleset.hooks[(Layer.RAW, Hook.PREROUTING)])
+    def skipped(ruleset: Ruleset) -> list[str]:
+        rules = ruleset.chains[ChainKey(Layer.FILTER, "cali-anti-spoof")]
+        return [match.cidr for rule in rules for match in rule.matches if isinstance(match, NetIn)]
 
-    assert not skips(usual)
-    assert skips(lax)
+    assert skipped(usual) == []
+    assert skipped(lax) == ["192.0.2.0/24"]
+
+
+@pytest.mark.parametrize("family", Family)
+def test_the_source_is_judged_before_a_known_connection_goes_on(family: Family) -> None:
+    ruleset = compile_native(*PAIR, make_workload_update(), family=family)
+
+    for hook in (Hook.INPUT, Hook.FORWARD):
+        assert ruleset.hooks[(Layer.FILTER, hook)][0].op == Jump("cali-anti-spoof")
 
 
 # What endpoints share

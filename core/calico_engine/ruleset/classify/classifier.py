@@ -66,6 +66,8 @@ class Classifier:
         self._stale: dict[str, None] = {}
         self._oversize: dict[str, str] = {}
         self._round: Iterator[None] | None = None
+        #: How often settling has begun: as long as it stays, so does everything that came of it.
+        self.rounds = 0
         self._remade: set[str] = set()
 
     # What the caller says
@@ -113,6 +115,7 @@ class Classifier:
         """Bring everything up to date, a small step a turn. Breaking off is fine: the next call goes on from there."""
         while not self.is_current:
             if self._round is None:
+                self.rounds += 1
                 self._round = self._settle_once()
             yield from _on(self._round)
             self._round = None

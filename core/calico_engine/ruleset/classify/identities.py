@@ -236,6 +236,11 @@ class _HostView(Mapping[bytes, int]):
     def __getitem__(self, packed: bytes) -> int:
         return self._hosts[packed].numbers[0]
 
+    def get(self, packed: bytes, default: int | None = None, /) -> int | None:  # type: ignore[override]  # one form
+        # Without an exception for each that is not there.
+        pair = self._hosts.get(packed)
+        return default if pair is None else pair.numbers[0]
+
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._hosts)
 
