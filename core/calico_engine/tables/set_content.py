@@ -38,6 +38,7 @@ MEMBER = Element()
 HOSTS = SetShape((KeyPart.ADDRESS,), ValueKind.NUMBER)
 NETS = SetShape((KeyPart.ADDRESS,), ValueKind.NUMBER, intervals=True)
 DISPATCH = SetShape((KeyPart.INTERFACE,), ValueKind.VERDICT)
+INTERFACES = SetShape((KeyPart.INTERFACE,))
 SOURCES = SetShape((KeyPart.INTERFACE, KeyPart.ADDRESS))
 PAIRS = SetShape((KeyPart.NUMBER, KeyPart.NUMBER))
 IP_PORTS = SetShape((KeyPart.ADDRESS, KeyPart.PROTOCOL, KeyPart.PORT))
@@ -90,16 +91,17 @@ def verdict_element(verdict: CellVerdict) -> Element:
     return Element(value, origin_text(verdict.origin))
 
 
-def hosts_content(identities: Identities) -> SetContent:
-    elements = {address: number_element(number) for address, number in identities.hosts.items()}
-    elements[CATCH_ALL] = number_element(0)
-    return SetContent(HOSTS, elements, "address to host identity")
+def host_elements(identities: Identities) -> Iterator[tuple[bytes, Element]]:
+    yield CATCH_ALL, number_element(0)
+    hosts = identities.hosts
+    for address in hosts:
+        yield address, number_element(hosts[address])
 
 
-def nets_content(identities: Identities) -> SetContent:
-    elements = {first + last: number_element(number) for (first, last), number in identities.nets.items()}
-    elements[CATCH_ALL] = number_element(0)
-    return SetContent(NETS, elements, "address to network identity")
+def net_elements(identities: Identities) -> Iterator[tuple[bytes, Element]]:
+    yield CATCH_ALL, number_element(0)
+    for (first, last), number in identities.nets.items():
+        yield first + last, number_element(number)
 
 
 def pairs_content(pairs: Iterable[tuple[int, int]], comment: str) -> SetContent:
@@ -117,6 +119,11 @@ def ip_port_content(members: Collection[str], family: Family, comment: str) -> S
         for at in range(0, len(rows), SET_ROW_SIZE)
     }
     return SetContent(IP_PORTS, elements, comment)
+
+
+def interfaces_content(names: Iterable[str]) -> SetContent:
+    elements = {name.encode().ljust(_INTERFACE_BYTES, b"\0"): MEMBER for name in names}
+    return SetContent(INTERFACES, elements, "of workload endpoints")
 
 
 def sources_content(pairs: Iterable[tuple[str, str]]) -> SetContent:

@@ -27,7 +27,7 @@ from calico_engine.ruleset.ir import (
     SourceAssigned,
 )
 from calico_engine.tables import set_content as content
-from calico_engine.tables.backend import ActualSet, SetWrite
+from calico_engine.tables.backend import ActualSet, Element, SetWrite
 from calico_engine.tables.named_set import NamedSet, SetContent
 from calico_engine.tables.single_table import (
     HOSTS_MAP,
@@ -89,6 +89,7 @@ class _Sources(msgspec.Struct, frozen=True):
     """Addresses by interface."""
 
 
+_Small = _Pairs | _IPPorts | _Level | _Dispatch | _Sources
 #: Why a set is wanted.
 Need = _Pairs | _IPPorts | _Level | _Identities | _Dispatch | _Sources
 
@@ -167,8 +168,12 @@ class SetTables:
             self._unsettled[SOURCES_SET] = None
         while self._unsettled:
             name = next(iter(self._unsettled))
-            del self._unsettled[name]
-            self._settle(name)
+            need = self._needs.get(name)
+            if isinstance(need, _Identities):
+                yield from self._fill(need)
+            else:
+                del self._unsettled[name]
+                self._settle(name)
             yield
 
     def _settle(self, name: str) -> None:
@@ -180,10 +185,35 @@ class SetTables:
                 named.unwant()
                 self._note_dirty(named)
             return
+        assert not isinstance(need, _Identities)
         self._set(name).want(self._content(need))
         self._note_dirty(self._sets[name])
 
-    def _content(self, need: Need) -> SetContent:
+    def _fill(self, need: _Identities) -> Iterator[None]:
+        """Want all identities, in steps; from the beginning if they change meanwhile."""
+        classifier, name = self._source.classifier, need.name
+        assert classifier is not None
+        make, shape, comment = _IDENTITIES[name]
+        elements: dict[bytes, Element] = {}
+        rounds = -1
+        while rounds != classifier.rounds:
+            rounds, elements = classifier.rounds, {}
+            for key, element in make(classifier.identities):
+                elements[key] = element
+                if len(elements) % _STEP == 0:
+                    yield
+                    if rounds != classifier.rounds:
+                        break
+        # Somebody else who settled meanwhile may have done it.
+        if name in self._unsettled:
+            del self._unsettled[name]
+            if self._needs.get(name) == need:
+                self._set(name).want(SetContent(shape, elements, comment))
+                self._note_dirty(self._sets[name])
+            else:
+                self._settle(name)
+
+    def _content(self, need: _Small) -> SetContent:
         classifier = self._source.classifier
         if isinstance(need, _Dispatch):
             return content.dispatch_content(need.key, need.op)
@@ -197,9 +227,6 @@ class SetTables:
         match need:
             case _Pairs(set_id=set_id):
                 return content.pairs_content(classifier.identities.members.get(set_id, ()), set_id)
-            case _Identities(name=name):
-                make = content.hosts_content if name == HOSTS_MAP else content.nets_content
-                return make(classifier.identities)
             case _Level(table=table, level=level):
                 self._tables[table] = classifier.exact[table]
                 return content.level_content(classifier.exact[table], level)
@@ -323,6 +350,12 @@ class SetTables:
         writes = [write for write in compared if write is not None]
         unused = [name for name in sorted(actual) if name not in self._needs]
         return self.changes(writes, unused, version)
+
+
+_IDENTITIES = {
+    HOSTS_MAP: (content.host_elements, content.HOSTS, "address to host identity"),
+    NETS_MAP: (content.net_elements, content.NETS, "address to network identity"),
+}
 
 
 def _needs(key: ChainKey, rules: Iterable[Rule]) -> Iterator[tuple[str, Need]]:
