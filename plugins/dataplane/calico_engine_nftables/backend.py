@@ -106,7 +106,11 @@ class NftablesBackend:
     async def _read(self) -> tuple[ActualTables, Present]:
         sizes: dict[str, int] = {}
         for _ in range(_READ_ATTEMPTS):
-            found = await self._read_once(sizes)
+            try:
+                found = await self._read_once(sizes)
+            except ValueError as error:
+                words = f"the kernel's answer is not understood: {error}"
+                raise KernelError(f"nftables read table {self._table}", words) from error
             if found is not None:
                 return found
             await asyncio.sleep(_RESIZE_S)
