@@ -58,6 +58,7 @@ from calico_engine.ruleset.ir import (
     SourceAssigned,
 )
 from calico_engine.tables import set_content as content
+from calico_engine.tables.backend import CATCH_ALL, Element
 from calico_engine.tables.single_table import HOSTS_MAP, NETS_MAP, SOURCES_SET, level_map, members_set
 from calico_engine.testing.packets import build_packet
 
@@ -374,12 +375,10 @@ def test_packets_find_each_match_as_the_interpreter_does(kernel: Kernel, sender:
     )
     named = frozenset({f"{known.member},tcp:80", f"{known.other},tcp:1000", f"{known.member},udp:85"})
     add_sets(kernel)
-    kernel.add(HOSTS_MAP, content.HOSTS, content.hosts_content(identities).elements)
-    kernel.add(NETS_MAP, content.NETS, content.nets_content(identities).elements)
-    kernel.add(
-        members_set("s:a"), content.PAIRS, content.pairs_content(identities.members["s:a"], "").elements
-    )
-    kernel.add(members_set("n:p"), content.IP_PORTS, content.ip_port_content(named, family, "").elements)
+    add_identities(kernel, identities)
+    pairs = {number(host) + number(net): Element() for host, net in identities.members["s:a"]}
+    kernel.add(members_set("s:a"), content.PAIRS, pairs)
+    kernel.add(members_set("n:p"), content.IP_PORTS, {pack_member(member): Element() for member in named})
     # What answers would be counted, too.
     kernel.add_rules(kernel.add_hook(Layer.FILTER, Hook.INPUT), [Rule((), Drop())])
     kernel.add_rules(kernel.add_hook(Layer.FILTER, Hook.OUTPUT), rules)
@@ -439,6 +438,25 @@ def pack(address: str) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
+def number(value: int) -> bytes:
+    return value.to_bytes(4, "big")
+
+
+def pack_member(member: str) -> bytes:
+    """Return "address,protocol:port" as a key."""
+    address, _, service = member.partition(",")
+    protocol, _, port = service.partition(":")
+    return pack(address) + bytes(({"tcp": 6, "udp": 17}[protocol], 0, 0, 0)) + number(int(port) << 16)
+
+
+def add_identities(kernel: Kernel, identities: Identities) -> None:
+    hosts = {address: Element(number(value)) for address, value in identities.hosts.items()}
+    nets = {first + last: Element(number(value)) for (first, last), value in identities.nets.items()}
+    nobody = {CATCH_ALL: Element(number(0))}
+    kernel.add(HOSTS_MAP, content.HOSTS, hosts | nobody)
+    kernel.add(NETS_MAP, content.NETS, nets | nobody)
+
+
 def net_range(cidr: str) -> tuple[bytes, bytes]:
     net = ip_network(cidr)
     return net.network_address.packed, net.broadcast_address.packed
@@ -450,8 +468,7 @@ def test_a_classified_packet_keeps_its_mark(kernel: Kernel, sender: socket.socke
     kernel.add_address(known.member)
     add_sets(kernel)
     empty = Identities(hosts={pack(known.member): 7}, nets={}, members={})
-    kernel.add(HOSTS_MAP, content.HOSTS, content.hosts_content(empty).elements)
-    kernel.add(NETS_MAP, content.NETS, content.nets_content(empty).elements)
+    add_identities(kernel, empty)
     kernel.add_rules(kernel.add_hook(Layer.FILTER, Hook.INPUT), [Rule((), Drop())])
     output = kernel.add_hook(Layer.FILTER, Hook.OUTPUT)
     levels = (Level.PORTS, Level.PROTOCOLS, Level.IDENTITIES)
