@@ -157,6 +157,7 @@ def main() -> int:
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all if none is given"
     )
     parser.add_argument("--full", action="store_true", help="as many rounds as figures to quote take")
+    parser.add_argument("--add", action="store_true", help="keep the last results of benchmarks not run now")
     parser.add_argument(
         "--publish", action="store_true", help="run nothing: the last results go into the docs"
     )
