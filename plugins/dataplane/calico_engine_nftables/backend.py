@@ -231,10 +231,18 @@ class NftablesBackend:
         family, count = self.family, 0
         tables, chains = await self._socket.dump(dump.tables_request(family), dump.chains_request(family))
         there = [name for name in dump.parse_tables(tables, family) if name in names]
+        unhooked: list[bytes] = []
         for name in there:
             (sets,) = await self._socket.dump(dump.sets_request(family, name))
-            count += 1 + len(dump.parse_chains(chains, family, name))
-            count += len(dump.parse_sets(sets, family, name))
+            found = dump.parse_chains(chains, family, name)
+            count += 1 + len(found) + len(dump.parse_sets(sets, family, name))
+            for chain in found:
+                if chain.hook is not None:
+                    unhooked.append(messages.flush_chain(family, name, chain.name))
+                    unhooked.append(messages.delete_chain(family, name, chain.name))
+        # Base chains first: a packet that is within their rules when elements go finds none, and is dropped.
+        if unhooked:
+            await self._commit(b"".join(unhooked))
         await self._commit(b"".join(messages.delete_table(family, name) for name in there))
         if self._table in there:
             self._present = Present()
