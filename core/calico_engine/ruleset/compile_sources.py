@@ -16,6 +16,7 @@ from calico_engine.ruleset.ir import (
     ChainKey,
     Drop,
     Family,
+    InterfaceAssigned,
     InterfaceIs,
     Layer,
     NetIn,
@@ -46,12 +47,21 @@ def compile_rpf_skip(
 def compile_anti_spoof(
     endpoints: Iterable[WorkloadEndpointUpdate], settings: FelixSettings, family: Family
 ) -> Chains:
-    """Return cali-anti-spoof of the native layout: what becomes of a workload's packet from no address of its own."""
+    """Return cali-anti-spoof of the native layout: what becomes of a workload's packet from no address of its own.
+
+    An interface that is no endpoint's has none: what comes from it is dropped, of known connections too.
+    """
     # A DHCP client has no address yet, and so none that is routed to it.
     dhcp = (ProtocolIs(UDP), NetIn(Side.SRC, "0.0.0.0/32"), port(Side.SRC, 68), port(Side.DST, 67))
     clients = (Rule(dhcp, Return(), (), static("DHCP")),)
     return {
         ChainKey(Layer.FILTER, names.ANTI_SPOOF): (
+            Rule(
+                (InterfaceAssigned("in", negate=True),),
+                Drop(),
+                ("Unknown interface",),
+                static("anti-spoofing"),
+            ),
             *(clients if openstack(settings) and family is Family.V4 else ()),
             *_allowed_sources(endpoints, settings, family, Return()),
             Rule((RpfFailed(),), Drop(), ("Spoofed source",), static("anti-spoofing")),

@@ -34,6 +34,7 @@ from calico_engine.ruleset.ir import (
     Goto,
     Hook,
     IcmpIs,
+    InterfaceAssigned,
     InterfaceIs,
     Jump,
     Layer,
@@ -299,7 +300,7 @@ class _Walk:
                 return service.number
         return 0
 
-    def _matches(self, match: Match) -> bool:
+    def _matches(self, match: Match) -> bool:  # noqa: C901  one arm per match, nothing else
         packet = self.packet
         match match:
             case ProtocolIs(number=number, negate=negate):
@@ -331,6 +332,9 @@ class _Walk:
                 return self._has_type(match)
             case RpfFailed():
                 return packet.spoofed
+            case InterfaceAssigned(direction=direction, negate=negate):
+                actual = packet.in_interface if direction == "in" else packet.out_interface
+                return (actual in self._ruleset.interfaces) != negate
             case SourceAssigned(negate=negate):
                 return ((packet.in_interface, packet.src) in self._ruleset.sources) != negate
             case _:

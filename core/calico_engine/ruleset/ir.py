@@ -164,6 +164,16 @@ class SourceAssigned(_Node, frozen=True):
     negate: bool = False
 
 
+class InterfaceAssigned(_Node, frozen=True):
+    """The interface of this direction belongs to a workload endpoint (Ruleset.interfaces).
+
+    Only backends with named sets get it (settings.Layout.NATIVE).
+    """
+
+    direction: str
+    negate: bool = False
+
+
 Match = (
     ProtocolIs
     | NetIn
@@ -179,6 +189,7 @@ Match = (
     | AddrTypeIs
     | RpfFailed
     | SourceAssigned
+    | InterfaceAssigned
 )
 
 # Operations
@@ -383,7 +394,7 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
     """All a table backend programs for one family.
 
     `hooks` are inserted at the head of the kernel's own chains, `appends` at their end. `sources`: (interface, address)
-    of the workloads here, where one interface alone has the address.
+    of the workloads here, where one interface alone has the address. `interfaces`: of all workloads here.
     """
 
     family: Family
@@ -394,3 +405,4 @@ class Ruleset(msgspec.Struct, frozen=True, kw_only=True):
     verdict_tables: dict[str, VerdictTable] = {}
     identities: Identities | None = None
     sources: AbstractSet[tuple[str, str]] = frozenset()
+    interfaces: AbstractSet[str] = frozenset()

@@ -113,4 +113,5 @@ def lower(ruleset: Ruleset, settings: FelixSettings) -> Ruleset:
         verdict_tables=ruleset.verdict_tables,
         identities=ruleset.identities,
         sources=ruleset.sources,
+        interfaces=ruleset.interfaces,
     )

@@ -16,6 +16,7 @@ from calico_engine.ruleset.actions import (
     bit_is_set,
     bits_are_clear,
     clear_bits,
+    deny,
     set_bits,
 )
 from calico_engine.ruleset.ir import (
@@ -27,6 +28,7 @@ from calico_engine.ruleset.ir import (
     Family,
     Goto,
     Hook,
+    InterfaceAssigned,
     Jump,
     Layer,
     NoTrack,
@@ -151,6 +153,16 @@ def _anti_spoof(settings: FelixSettings) -> list[Rule]:
     ]
 
 
+def _unknown_out(settings: FelixSettings) -> list[Rule]:
+    """Drop, of known connections too, what the outside sends to a workload's interface that is no endpoint's."""
+    outside = [msgspec.structs.replace(match, negate=True) for match in from_workload(settings)]
+    denial = deny(settings, Layer.FILTER)
+    unknown = InterfaceAssigned("out", negate=True)
+    return [
+        rule(denial, *outside, match, unknown, comment="Unknown interface") for match in to_workload(settings)
+    ]
+
+
 def _input(settings: FelixSettings, family: Family, tunnels: Tunnels, needs: Needs) -> tuple[Rule, ...]:
     marks = allocate_marks(settings)
     rules = [
@@ -196,7 +208,8 @@ def _forward(settings: FelixSettings, needs: Needs) -> tuple[Rule, ...]:
             rule(Jump(names.TO_WORKLOAD_DISPATCH), destination),
         )
     ]
-    return (*_anti_spoof(settings), rule(Accept(), _GOING_ON), *before, *dispatch, *after)
+    going_on = (*_anti_spoof(settings), *_unknown_out(settings), rule(Accept(), _GOING_ON))
+    return (*going_on, *before, *dispatch, *after)
 
 
 def _output(settings: FelixSettings, family: Family, tunnels: Tunnels) -> tuple[Rule, ...]:

@@ -82,6 +82,9 @@ def compile_world(state: DesiredState, settings: FelixSettings, family: Family) 
         verdict_tables=dict(classifier.tables) if classifier is not None else {},
         identities=classifier.identities if classifier is not None else None,
         sources=_sources(state, family) if settings.layout is Layout.NATIVE else frozenset(),
+        interfaces=frozenset(governing_workloads(state.workloads.values()))
+        if settings.layout is Layout.NATIVE
+        else frozenset(),
     )
 
 

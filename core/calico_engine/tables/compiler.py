@@ -98,6 +98,11 @@ class RulesetCompiler:
         """(interface, address) of every address that one workload interface alone has, for the native layout."""
         return self._sources.pairs
 
+    @property
+    def interfaces(self) -> frozenset[str]:
+        """Every workload interface, for the native layout."""
+        return self._sources.interfaces
+
     def ip_port_members(self, set_id: str) -> Collection[str]:
         """Return the members, of both families, of a set of addresses and ports."""
         known = self._state.sets.get(set_id)
@@ -347,7 +352,7 @@ class RulesetCompiler:
             self.workloads.pop(name, None)
             if self._lists is not None:
                 self._assign_lists(name, None)
-                self._sources.assign(name, ())
+                self._sources.assign(name, None)
             return self._gone(part)
         update = self._state.workloads[governor]
         self.workloads[name] = update

@@ -21,6 +21,7 @@ from calico_engine.ruleset.ir import (
     Classify,
     DispatchByInterface,
     Family,
+    InterfaceAssigned,
     Level,
     Rule,
     SetLookup,
@@ -31,6 +32,7 @@ from calico_engine.tables.backend import ActualSet, Element, SetWrite
 from calico_engine.tables.named_set import NamedSet, SetContent
 from calico_engine.tables.single_table import (
     HOSTS_MAP,
+    INTERFACES_SET,
     NETS_MAP,
     SOURCES_SET,
     dispatch_map,
@@ -54,6 +56,11 @@ class SetSource(Protocol):
     @property
     def sources(self) -> AbstractSet[tuple[str, str]]:
         """(interface, address) of workloads; another object after each change."""
+        ...
+
+    @property
+    def interfaces(self) -> AbstractSet[str]:
+        """Interfaces of workloads; another object after each change."""
         ...
 
     def ip_port_members(self, set_id: str, /) -> Collection[str]:
@@ -85,13 +92,17 @@ class _Dispatch(msgspec.Struct, frozen=True):
     op: DispatchByInterface
 
 
+class _Interfaces(msgspec.Struct, frozen=True):
+    """Of all workload endpoints."""
+
+
 class _Sources(msgspec.Struct, frozen=True):
     """Addresses by interface."""
 
 
-_Small = _Pairs | _IPPorts | _Level | _Dispatch | _Sources
+_Small = _Pairs | _IPPorts | _Level | _Dispatch | _Sources | _Interfaces
 #: Why a set is wanted.
-Need = _Pairs | _IPPorts | _Level | _Identities | _Dispatch | _Sources
+Need = _Pairs | _IPPorts | _Level | _Identities | _Dispatch | _Sources | _Interfaces
 
 
 class SetTables:
@@ -108,6 +119,7 @@ class SetTables:
         # Verdict tables as their maps have them.
         self._tables: dict[str, ExactTable] = {}
         self._sources: AbstractSet[tuple[str, str]] = frozenset()
+        self._interfaces: AbstractSet[str] = frozenset()
         # What the classifier has told and is being carried over.
         self._feed: Iterator[None] | None = None
 
@@ -166,6 +178,8 @@ class SetTables:
             yield
         if SOURCES_SET in self._needs and self._sources is not self._source.sources:
             self._unsettled[SOURCES_SET] = None
+        if INTERFACES_SET in self._needs and self._interfaces is not self._source.interfaces:
+            self._unsettled[INTERFACES_SET] = None
         while self._unsettled:
             name = next(iter(self._unsettled))
             need = self._needs.get(name)
@@ -217,6 +231,9 @@ class SetTables:
         classifier = self._source.classifier
         if isinstance(need, _Dispatch):
             return content.dispatch_content(need.key, need.op)
+        if isinstance(need, _Interfaces):
+            self._interfaces = self._source.interfaces
+            return content.interfaces_content(self._interfaces)
         if isinstance(need, _Sources):
             self._sources = self._source.sources
             return content.sources_content(self._sources)
@@ -369,6 +386,8 @@ def _needs(key: ChainKey, rules: Iterable[Rule]) -> Iterator[tuple[str, Need]]:
                 yield members_set(match.set_id), (_Pairs if of_pairs else _IPPorts)(match.set_id)
             elif isinstance(match, SourceAssigned):
                 yield SOURCES_SET, _Sources()
+            elif isinstance(match, InterfaceAssigned):
+                yield INTERFACES_SET, _Interfaces()
         if isinstance(rule.op, Classify):
             identities = identities or any(level in _WITH_IDENTITY for level in rule.op.levels)
             for level in rule.op.levels:

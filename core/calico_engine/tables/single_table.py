@@ -15,6 +15,7 @@ HOSTS_MAP = "cali-hosts"
 NETS_MAP = "cali-nets"
 #: Interface and address of every endpoint.
 SOURCES_SET = "cali-sources"
+INTERFACES_SET = "cali-interfaces"
 _SET_PREFIX = "cali-s-"
 #: The kernel takes 255 bytes; what nft can read back in is letters, digits and these.
 _NAME_MAX_CHARS = 127

@@ -26,6 +26,7 @@ from calico_engine.ruleset.ir import (
     Family,
     Goto,
     IcmpIs,
+    InterfaceAssigned,
     InterfaceIs,
     Jump,
     Log,
@@ -171,7 +172,7 @@ def _match(match: Match, family: Family, layout: Layout) -> str:
             return _addrtype_match(match)
         case RpfFailed(accept_local=accept_local):
             return f"-m rpfilter --invert --validmark{' --accept-local' if accept_local else ''}"
-        case NetInAny() | PortOrNamedPort() | SourceAssigned():
+        case NetInAny() | PortOrNamedPort() | SourceAssigned() | InterfaceAssigned():
             raise TypeError(f"{type(match).__name__} has no iptables spelling: lower the rule first")
         case _:
             assert_never(match)

@@ -8,8 +8,23 @@ which is put back before anything else sees it. Whatever may break a rule off is
 from __future__ import annotations
 
 from calico_engine.messages import SetKind
-from calico_engine.ruleset.ir import Classify, DispatchByInterface, Family, Level, SetLookup, Side
-from calico_engine.tables.single_table import HOSTS_MAP, NETS_MAP, SOURCES_SET, level_map, members_set
+from calico_engine.ruleset.ir import (
+    Classify,
+    DispatchByInterface,
+    Family,
+    InterfaceAssigned,
+    Level,
+    SetLookup,
+    Side,
+)
+from calico_engine.tables.single_table import (
+    HOSTS_MAP,
+    INTERFACES_SET,
+    NETS_MAP,
+    SOURCES_SET,
+    level_map,
+    members_set,
+)
 from calico_engine_nftables import words
 from calico_engine_nftables.wire import ADDRESS_BYTES, Register
 
@@ -96,6 +111,11 @@ def set_lookup(match: SetLookup, family: Family) -> tuple[bytes, ...]:
 def source_assigned(family: Family, *, negate: bool) -> bytes:
     key = words.meta(words.MetaKey.IIFNAME, Register.R0) + load_address(Side.SRC, family, Register.R4)
     return key + words.lookup(SOURCES_SET, Register.R0, negate=negate)
+
+
+def interface_assigned(match: InterfaceAssigned) -> bytes:
+    key = words.MetaKey.IIFNAME if match.direction == "in" else words.MetaKey.OIFNAME
+    return words.meta(key, Register.R0) + words.lookup(INTERFACES_SET, Register.R0, negate=match.negate)
 
 
 def dispatch(op: DispatchByInterface, map_name: str) -> bytes:

@@ -21,6 +21,7 @@ from calico_engine.ruleset.ir import (
     CtStatusDnat,
     Family,
     IcmpIs,
+    InterfaceAssigned,
     InterfaceIs,
     MarkIs,
     Match,
@@ -35,7 +36,13 @@ from calico_engine.ruleset.ir import (
     SourceAssigned,
 )
 from calico_engine_nftables import words
-from calico_engine_nftables.lookups import load_address, load_port, set_lookup, source_assigned
+from calico_engine_nftables.lookups import (
+    interface_assigned,
+    load_address,
+    load_port,
+    set_lookup,
+    source_assigned,
+)
 from calico_engine_nftables.wire import host_number
 from calico_engine_nftables.words import Base, Comparison, CtKey, MetaKey
 
@@ -79,7 +86,7 @@ _BY_SOURCE, _BY_DESTINATION, _WITH_MARK, _BY_IIF, _BY_OIF, _IF_PRESENT = 1, 2, 4
 
 
 @lru_cache(maxsize=1 << 16)
-def match_bytes(match: Match, family: Family) -> Alternatives:
+def match_bytes(match: Match, family: Family) -> Alternatives:  # noqa: C901  one arm per match, nothing else  # noqa: C901  one arm per match, nothing else
     """Return the alternatives of a match. Raises: ValueError for what the IR can say and no packet can be."""
     match match:
         case ProtocolIs(number=number, negate=negate):
@@ -110,6 +117,8 @@ def match_bytes(match: Match, family: Family) -> Alternatives:
             return _address_type(match)
         case RpfFailed(accept_local=accept_local):
             return _reverse_path(accept_local=accept_local)
+        case InterfaceAssigned():
+            return (interface_assigned(match),)
         case SourceAssigned(negate=negate):
             return (source_assigned(family, negate=negate),)
         case _:

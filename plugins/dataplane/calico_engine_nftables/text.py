@@ -25,6 +25,7 @@ from calico_engine.ruleset.ir import (
     Family,
     Goto,
     IcmpIs,
+    InterfaceAssigned,
     InterfaceIs,
     Jump,
     Level,
@@ -59,7 +60,14 @@ from calico_engine.tables.backend import (
     TableDelta,
     ValueKind,
 )
-from calico_engine.tables.single_table import SOURCES_SET, chain_name, dispatch_map, level_map, members_set
+from calico_engine.tables.single_table import (
+    INTERFACES_SET,
+    SOURCES_SET,
+    chain_name,
+    dispatch_map,
+    level_map,
+    members_set,
+)
 
 _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "ipv6-icmp", 132: "sctp", 136: "udplite"}
 _ADDRESS = {Side.SRC: "saddr", Side.DST: "daddr"}
@@ -182,7 +190,7 @@ def _ports(ports: Sequence[PortRange]) -> str:
     return words[0] if len(words) == 1 else f"{{ {', '.join(words)} }}"
 
 
-def _match(match: Match, family: Family) -> str:
+def _match(match: Match, family: Family) -> str:  # noqa: C901  one arm per match, nothing else
     match match:
         case ProtocolIs(number=number, negate=negate):
             return f"meta l4proto {_not(negate)}{_PROTOCOLS.get(number, number)}"
@@ -215,6 +223,9 @@ def _match(match: Match, family: Family) -> str:
             return f"fib {_ADDRESS[side]}{' . oif' if limit else ''} type {_not(negate)}{kind.lower()}"
         case RpfFailed():
             return "fib saddr . mark . iif oif 0"
+        case InterfaceAssigned(direction=direction, negate=negate):
+            word = "iifname" if direction == "in" else "oifname"
+            return f"{word} {_not(negate)}@{INTERFACES_SET}"
         case SourceAssigned(negate=negate):
             return f"iifname . {_ip(family)} saddr {_not(negate)}@{SOURCES_SET}"
         case _:

@@ -29,6 +29,7 @@ from calico_engine.ruleset.ir import (
     Hook,
     IcmpIs,
     Identities,
+    InterfaceAssigned,
     InterfaceIs,
     Jump,
     Layer,
@@ -59,7 +60,14 @@ from calico_engine.ruleset.ir import (
 )
 from calico_engine.tables import set_content as content
 from calico_engine.tables.backend import CATCH_ALL, Element
-from calico_engine.tables.single_table import HOSTS_MAP, NETS_MAP, SOURCES_SET, level_map, members_set
+from calico_engine.tables.single_table import (
+    HOSTS_MAP,
+    INTERFACES_SET,
+    NETS_MAP,
+    SOURCES_SET,
+    level_map,
+    members_set,
+)
 from calico_engine.testing.packets import build_packet
 
 pytestmark = pytest.mark.kernel(tools=("nft",), features=("nftables",))
@@ -99,6 +107,8 @@ SPELLED: list[tuple[tuple[Match, ...], list[str]]] = [
         "tcp dport 1-2", "{ip} daddr . meta l4proto . tcp dport @cali-s-n/p",
     ]),
     ((SourceAssigned(),), ["iifname . {ip} saddr @cali-sources"]),
+    ((InterfaceAssigned("in"),), ["iifname @cali-interfaces"]),
+    ((InterfaceAssigned("out", negate=True),), ["oifname != @cali-interfaces"]),
     ((InterfaceIs("in", "cali+"),), ['iifname "cali*"']),
     ((InterfaceIs("out", "eth0", True),), ['oifname != "eth0"']),
     ((InterfaceIs("in", "cali+", True),), ['iifname != "cali*"']),
@@ -194,6 +204,7 @@ def add_sets(kernel: Kernel) -> None:
     kernel.add_set(members_set("s:a"), content.PAIRS)
     kernel.add_set(members_set("n:p"), content.IP_PORTS)
     kernel.add_set(SOURCES_SET, content.SOURCES)
+    kernel.add_set(INTERFACES_SET, content.INTERFACES)
     kernel.add_set("cali-x", content.DISPATCH)
     for level in Level:
         kernel.add_set(level_map("T", level), content.LEVELS[level])
@@ -339,7 +350,7 @@ def flows(family: Family) -> list[tuple[Flow, int]]:
 
 def matches_to_meet(family: Family) -> list[tuple[Match, ...]]:
     """Return every spelled match that the output of a host can meet, its networks the family's own."""
-    left_out = (RpfFailed, SourceAssigned, DispatchByInterface)
+    left_out = (RpfFailed, SourceAssigned, InterfaceAssigned, DispatchByInterface)
     known = ADDRESSES[family]
     own: list[tuple[Match, ...]] = [
         tuple(of_family(match, family) for match in matches)

@@ -208,6 +208,7 @@ def test_history_leaves_no_trace_in_the_native_layout(
     assert compiled(compiler) == fresh.chains
     assert compiler.static.hooks == fresh.hooks
     assert compiler.sources == fresh.sources
+    assert compiler.interfaces == fresh.interfaces
     assert classifier is not None
     assert classifier.tables == fresh.verdict_tables
     assert fresh.identities is not None

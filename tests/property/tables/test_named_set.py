@@ -66,7 +66,7 @@ def test_writes_lead_the_kernel_to_what_is_wanted(history: list[tuple[str, objec
             case "want", SetContent() as content:
                 named.want(content)
                 wanted = content
-            case "change", (bytes() as key, element) if wanted is not None:
+            case "change", (bytes() as key, (Element() | None) as element) if wanted is not None:
                 named.change(key, element)
                 rest = {other: one for other, one in wanted.elements.items() if other != key}
                 wanted = SetContent(wanted.shape, rest | ({key: element} if element else {}))

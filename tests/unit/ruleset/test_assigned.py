@@ -35,3 +35,17 @@ def test_the_pairs_are_another_object_after_a_change_alone() -> None:
 
     assert same is before
     assert sources.pairs is not before
+
+
+def test_an_interface_is_there_for_as_long_as_an_endpoint_has_it() -> None:
+    sources = AssignedSources(Family.V4)
+
+    sources.assign("cali1", ["fd00::1/128"])
+    there = sources.interfaces
+    sources.assign("cali1", [])
+    still = sources.interfaces
+    sources.assign("cali1", None)
+
+    assert there == {"cali1"}
+    assert still is there
+    assert sources.interfaces == frozenset()
