@@ -69,7 +69,7 @@ WORLD: tuple[Message, ...] = (PEERS, POLICY, ENDPOINT, make_interface("cali1"))
 
 
 class MemoryKernel:
-    """A table that refuses what the kernel refuses, and elements of sets in `refuse`; `silent` does not say of which."""
+    """Refuses what the kernel refuses, and elements of the sets in `refuse`; if `silent`, it does not say of which."""
 
     def __init__(self) -> None:
         self.rules: dict[ChainKey, tuple[Rule, ...]] = {}
