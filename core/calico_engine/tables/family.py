@@ -289,8 +289,9 @@ class FamilyTables:
         )
 
     def deletions(self) -> TableDelta:
-        """Return the chains of ours that nothing leads to any more, and the sets that nothing looks into."""
+        """Return the chains of ours that nothing leads to any more, the sets and elements that nothing looks for."""
         return TableDelta(
+            sets=self.sets.retire() if self.sets is not None else (),
             deletions=tuple(key for key, _ in self._tracker.pending().delete),
             set_deletions=self.sets.deletions() if self.sets is not None else (),
         )

@@ -67,6 +67,11 @@ def pair_key(pair: tuple[int, int]) -> bytes:
     return _number(pair[0]) + _number(pair[1])
 
 
+def read_pair(key: bytes) -> tuple[int, int]:
+    """Return the identity that a key begins with."""
+    return int.from_bytes(key[:4], "big"), int.from_bytes(key[4:8], "big")
+
+
 @lru_cache(maxsize=256)
 def _protocol(number: int) -> bytes:
     return bytes((number, 0, 0, 0))

@@ -11,31 +11,35 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-import msgspec
-
-from calico_engine.messages import SetKind
 from calico_engine.plugin.protocols import Change
 from calico_engine.ruleset.classify import Classifier, ClassifierChanges, ExactTable
 from calico_engine.ruleset.ir import (
     ChainKey,
-    Classify,
-    DispatchByInterface,
     Family,
-    InterfaceAssigned,
     Level,
     Rule,
-    SetLookup,
-    SourceAssigned,
 )
 from calico_engine.tables import set_content as content
 from calico_engine.tables.backend import ActualSet, Element, SetWrite
 from calico_engine.tables.named_set import NamedSet, SetContent
+from calico_engine.tables.set_needs import (
+    WITH_IDENTITY,
+    DispatchNeed,
+    IdentitiesNeed,
+    InterfacesNeed,
+    IPPortsNeed,
+    LevelNeed,
+    Need,
+    PairsNeed,
+    SmallNeed,
+    SourcesNeed,
+    find_needs,
+)
 from calico_engine.tables.single_table import (
     HOSTS_MAP,
     INTERFACES_SET,
     NETS_MAP,
     SOURCES_SET,
-    dispatch_map,
     level_map,
     members_set,
 )
@@ -68,43 +72,6 @@ class SetSource(Protocol):
         ...
 
 
-class _Pairs(msgspec.Struct, frozen=True):
-    set_id: str
-
-
-class _IPPorts(msgspec.Struct, frozen=True):
-    set_id: str
-
-
-class _Level(msgspec.Struct, frozen=True):
-    table: str
-    level: Level
-
-
-class _Identities(msgspec.Struct, frozen=True):
-    """The map of hosts, or that of networks."""
-
-    name: str
-
-
-class _Dispatch(msgspec.Struct, frozen=True):
-    key: ChainKey
-    op: DispatchByInterface
-
-
-class _Interfaces(msgspec.Struct, frozen=True):
-    """Of all workload endpoints."""
-
-
-class _Sources(msgspec.Struct, frozen=True):
-    """Addresses by interface."""
-
-
-_Small = _Pairs | _IPPorts | _Level | _Dispatch | _Sources | _Interfaces
-#: Why a set is wanted.
-Need = _Pairs | _IPPorts | _Level | _Identities | _Dispatch | _Sources | _Interfaces
-
-
 class SetTables:
     """The sets of one family. `note_chain` says what is programmed, `settle_steps` works out what sets that takes."""
 
@@ -120,6 +87,8 @@ class SetTables:
         self._tables: dict[str, ExactTable] = {}
         self._sources: AbstractSet[tuple[str, str]] = frozenset()
         self._interfaces: AbstractSet[str] = frozenset()
+        # Keys of identities that no address has any more, by set: they go in prune, see `retire`.
+        self._stale: dict[str, set[bytes]] = {}
         # What the classifier has told and is being carried over.
         self._feed: Iterator[None] | None = None
 
@@ -135,7 +104,7 @@ class SetTables:
 
     def note_chain(self, key: ChainKey, rules: Sequence[Rule]) -> None:
         """Note what a chain that is programmed looks into; no rules for one that is not."""
-        needs = dict(_needs(key, rules))
+        needs = dict(find_needs(key, rules))
         before = self._needed_by.get(key, frozenset())
         names = frozenset(needs)
         for name, need in needs.items():
@@ -163,7 +132,7 @@ class SetTables:
         """Note that members of these sets changed. Sets of addresses alone are the classifier's."""
         for set_id in set_ids:
             name = members_set(set_id)
-            if isinstance(self._needs.get(name), _IPPorts):
+            if isinstance(self._needs.get(name), IPPortsNeed):
                 self._unsettled[name] = None
 
     def settle_steps(self) -> Iterator[None]:
@@ -183,7 +152,7 @@ class SetTables:
         while self._unsettled:
             name = next(iter(self._unsettled))
             need = self._needs.get(name)
-            if isinstance(need, _Identities):
+            if isinstance(need, IdentitiesNeed):
                 yield from self._fill(need)
             else:
                 del self._unsettled[name]
@@ -199,11 +168,12 @@ class SetTables:
                 named.unwant()
                 self._note_dirty(named)
             return
-        assert not isinstance(need, _Identities)
+        assert not isinstance(need, IdentitiesNeed)
+        self._stale.pop(name, None)
         self._set(name).want(self._content(need))
         self._note_dirty(self._sets[name])
 
-    def _fill(self, need: _Identities) -> Iterator[None]:
+    def _fill(self, need: IdentitiesNeed) -> Iterator[None]:
         """Want all identities, in steps; from the beginning if they change meanwhile."""
         classifier, name = self._source.classifier, need.name
         assert classifier is not None
@@ -227,24 +197,24 @@ class SetTables:
             else:
                 self._settle(name)
 
-    def _content(self, need: _Small) -> SetContent:
+    def _content(self, need: SmallNeed) -> SetContent:
         classifier = self._source.classifier
-        if isinstance(need, _Dispatch):
+        if isinstance(need, DispatchNeed):
             return content.dispatch_content(need.key, need.op)
-        if isinstance(need, _Interfaces):
+        if isinstance(need, InterfacesNeed):
             self._interfaces = self._source.interfaces
             return content.interfaces_content(self._interfaces)
-        if isinstance(need, _Sources):
+        if isinstance(need, SourcesNeed):
             self._sources = self._source.sources
             return content.sources_content(self._sources)
-        if isinstance(need, _IPPorts):
+        if isinstance(need, IPPortsNeed):
             members = self._source.ip_port_members(need.set_id)
             return content.ip_port_content(members, self._source.family, need.set_id)
         assert classifier is not None
         match need:
-            case _Pairs(set_id=set_id):
+            case PairsNeed(set_id=set_id):
                 return content.pairs_content(classifier.identities.members.get(set_id, ()), set_id)
-            case _Level(table=table, level=level):
+            case LevelNeed(table=table, level=level):
                 self._tables[table] = classifier.exact[table]
                 return content.level_content(classifier.exact[table], level)
 
@@ -265,9 +235,9 @@ class SetTables:
             pairs = self._live(members_set(set_id))
             if pairs is not None:
                 for pair in change.removed:
-                    pairs.change(content.pair_key(pair), None)
+                    self._change(pairs, content.pair_key(pair), None, of_identity=True)
                 for pair in change.added:
-                    pairs.change(content.pair_key(pair), content.MEMBER)
+                    self._change(pairs, content.pair_key(pair), content.MEMBER, of_identity=True)
                 yield
         for table in sorted(changes.tables):
             yield from self._take_table(table)
@@ -286,9 +256,45 @@ class SetTables:
         for level in Level:
             named = self._live(level_map(table, level))
             if named is not None:
+                of_identity = level in WITH_IDENTITY
                 for key, element in content.level_changes(before, after, level):
-                    named.change(key, element)
+                    self._change(named, key, element, of_identity=of_identity)
                 yield
+
+    def _change(self, named: NamedSet, key: bytes, element: Element | None, *, of_identity: bool) -> None:
+        """Change an element; that of an identity which is no more stays until prune."""
+        classifier = self._source.classifier
+        is_removed = of_identity and element is None
+        if is_removed and classifier is not None and not classifier.exists(content.read_pair(key)):
+            self._stale.setdefault(named.name, set()).add(key)
+            return
+        named.change(key, element)
+        if named.name in self._stale:
+            self._stale[named.name].discard(key)
+
+    def retire(self) -> tuple[SetWrite, ...]:
+        """Return what removes the elements of identities that no address has any more.
+
+        Not in the transaction that takes the identity from its addresses: a packet on its way through a rule may have
+        found the old number and would miss the verdict that is keyed by it.
+        """
+        stale, self._stale = self._stale, {}
+        writes = []
+        for name, keys in stale.items():
+            named = self._sets.get(name)
+            if named is None or not named.wanted:
+                continue
+            if not named.present or named.is_dirty:
+                # Apply has not come through: prune has to wait for it.
+                self._stale[name] = keys
+                continue
+            for key in keys:
+                named.change(key, None)
+            write = named.write()
+            if write.removed:
+                writes.append(write)
+                self._note_dirty(named)
+        return tuple(writes)
 
     def _live(self, name: str) -> NamedSet | None:
         """Return a set to change, None when it is not wanted or is about to be filled anew."""
@@ -373,30 +379,3 @@ _IDENTITIES = {
     HOSTS_MAP: (content.host_elements, content.HOSTS, "address to host identity"),
     NETS_MAP: (content.net_elements, content.NETS, "address to network identity"),
 }
-
-
-def _needs(key: ChainKey, rules: Iterable[Rule]) -> Iterator[tuple[str, Need]]:
-    """Yield the sets that rules of a chain look into, and what each is for."""
-    identities = False
-    for rule in rules:
-        for match in rule.matches:
-            if isinstance(match, SetLookup):
-                of_pairs = match.kind is SetKind.NET
-                identities = identities or of_pairs
-                yield members_set(match.set_id), (_Pairs if of_pairs else _IPPorts)(match.set_id)
-            elif isinstance(match, SourceAssigned):
-                yield SOURCES_SET, _Sources()
-            elif isinstance(match, InterfaceAssigned):
-                yield INTERFACES_SET, _Interfaces()
-        if isinstance(rule.op, Classify):
-            identities = identities or any(level in _WITH_IDENTITY for level in rule.op.levels)
-            for level in rule.op.levels:
-                yield level_map(rule.op.table, level), _Level(rule.op.table, level)
-        elif isinstance(rule.op, DispatchByInterface):
-            yield dispatch_map(key), _Dispatch(key, rule.op)
-    if identities:
-        for name in (HOSTS_MAP, NETS_MAP):
-            yield name, _Identities(name)
-
-
-_WITH_IDENTITY = frozenset({Level.PORTS, Level.PROTOCOLS, Level.IDENTITIES})

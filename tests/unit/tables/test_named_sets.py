@@ -296,6 +296,27 @@ async def test_member_that_comes_is_one_element(bench: Bench) -> None:
     assert not any(delta.chains or delta.hooks or delta.deletions for delta in bench.kernel.deltas)
 
 
+async def test_verdicts_of_an_identity_that_is_no_more_go_after_it(bench: Bench) -> None:
+    """A packet that has found the old identity must not miss its verdict, and get the world's."""
+    denied = make_policy_update(
+        "web", inbound=[ActiveRule(action=Action.DENY, src_sets=("s:peers",)), ALLOW], outbound=[ALLOW]
+    )
+    await bench.settle(*WORLD, denied)
+    before = {name: set(elements) for name, elements in bench.kernel.elements.items()}
+    bench.kernel.deltas.clear()
+
+    gone = frozenset({"10.0.0.1"})
+    await bench.settle(IPSetDelta(set_id="s:peers", added=frozenset(), removed=gone))
+
+    taken, retired = map(written, bench.kernel.deltas)
+    assert taken == {HOSTS_MAP: (0, 1)}
+    assert retired
+    assert all(added == 0 and removed > 0 for added, removed in retired.values())
+    await bench.settle(IPSetDelta(set_id="s:peers", added=gone, removed=frozenset()))
+    assert {name: set(elements) for name, elements in bench.kernel.elements.items()} == before
+    assert (await bench.settle()).writes == 0
+
+
 async def test_member_of_a_port_set_is_one_element_in_its_family(bench: Bench) -> None:
     await bench.settle(NAMED, HTTP, make_workload_update(tiers=[make_tier("named")]))
     bench.kernel.deltas.clear()

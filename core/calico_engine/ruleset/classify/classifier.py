@@ -262,6 +262,10 @@ class Classifier:
         entry = self._lists.get(table)
         return entry is not None and entry.is_linear
 
+    def exists(self, numbers: Numbers) -> bool:
+        """Tell whether any address has this identity."""
+        return self._index.pairs.exists(numbers)
+
     def take_changes(self) -> ClassifierChanges:
         """Return what changed since the last call, and forget it. Only once settled."""
         assert self.is_current, "changes are complete only once settle has been run to its end"

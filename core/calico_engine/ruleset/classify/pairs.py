@@ -92,6 +92,10 @@ class PairIndex:
         assert pair is not None
         return pair.numbers
 
+    def exists(self, numbers: Numbers) -> bool:
+        """Tell whether any address has this identity."""
+        return numbers in self._announced
+
     def has_pair(self, set_id: str, numbers: Numbers) -> bool:
         """Tell whether a pair exists and is a member of a set."""
         pair = self._announced.get(numbers)
