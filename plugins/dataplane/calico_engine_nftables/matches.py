@@ -86,7 +86,7 @@ _BY_SOURCE, _BY_DESTINATION, _WITH_MARK, _BY_IIF, _BY_OIF, _IF_PRESENT = 1, 2, 4
 
 
 @lru_cache(maxsize=1 << 16)
-def match_bytes(match: Match, family: Family) -> Alternatives:  # noqa: C901  one arm per match, nothing else  # noqa: C901  one arm per match, nothing else
+def match_bytes(match: Match, family: Family) -> Alternatives:  # noqa: C901  one arm per match, nothing else
     """Return the alternatives of a match. Raises: ValueError for what the IR can say and no packet can be."""
     match match:
         case ProtocolIs(number=number, negate=negate):
