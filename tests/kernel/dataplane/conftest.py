@@ -39,6 +39,8 @@ from calico_engine_nftables.config import NftablesConfig
 from calico_engine_nftables.plugin import make_dataplane as make_nftables
 
 #: The variants that are nftables, and the form of each.
+#: Even without duplicate address detection an address is usable only once the kernel has come round to it.
+NODAD: dict[int, tuple[str, ...]] = {4: (), 6: ("nodad",)}
 NFTABLES = {"nftables": PolicyForm.CLASSIFIED, "nftables-linear": PolicyForm.LINEAR}
 EVERY_VARIANT = ("legacy", "nft", *NFTABLES)
 
@@ -273,7 +275,16 @@ class Rig:
             sh("ip", "link", "set", "eth0", "address", inside, "up")
             sh("ip", "link", "set", "lo", "up")
             for version, gateway in ((4, "169.254.1.1"), (6, "fe80::1")):
-                sh("ip", f"-{version}", "address", "add", pod.addresses[version], "dev", "eth0")
+                sh(
+                    "ip",
+                    f"-{version}",
+                    "address",
+                    "add",
+                    pod.addresses[version],
+                    "dev",
+                    "eth0",
+                    *NODAD[version],
+                )
                 if version == 4:
                     sh("ip", "route", "add", gateway, "dev", "eth0")
                 sh(
@@ -325,7 +336,16 @@ class Rig:
         sh("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self._path(host))
         sh("ip", "link", "set", "eth0", "up")
         for version, length in ((4, 24), (6, 64)):
-            sh("ip", f"-{version}", "address", "add", f"{own[version]}/{length}", "dev", "eth0")
+            sh(
+                "ip",
+                f"-{version}",
+                "address",
+                "add",
+                f"{own[version]}/{length}",
+                "dev",
+                "eth0",
+                *NODAD[version],
+            )
 
         def configure() -> None:
             sh("ip", "link", "set", "lo", "up")
@@ -339,6 +359,7 @@ class Rig:
                     f"{host.addresses[version]}/{length}",
                     "dev",
                     "eth0",
+                    *NODAD[version],
                 )
                 sh("ip", f"-{version}", "route", "add", "default", "via", own[version], "dev", "eth0")
             self._fix_neighbours(own, "02:00:00:00:00:01", "02:00:00:00:00:02")

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from tests.kernel.dataplane.conftest import EVERY_VARIANT
+from tests.kernel.dataplane.conftest import EVERY_VARIANT, NODAD
 
 from calico_engine.messages import (
     HostEndpointRemove,
@@ -194,7 +194,7 @@ def test_forged_source_address_is_dropped(rig: Any) -> None:
 
         def add_addresses() -> None:
             for version, address in forged.items():
-                rig.node.sh("ip", f"-{version}", "address", "add", address, "dev", "lo")
+                rig.node.sh("ip", f"-{version}", "address", "add", address, "dev", "lo", *NODAD[version])
 
         web.namespace.run(add_addresses)
         allow = rig.policy("allow", [rig.rule()], [rig.rule()])

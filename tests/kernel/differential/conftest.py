@@ -105,8 +105,8 @@ class Wires:
         permanent = f"lladdr {PEER_MAC} nud permanent"
         gateways = {4: "192.0.2.254", 6: "2001:db8::fe"}
         for version, own, other in zip((4, 6), NODES[NODE], NODES["n2"], strict=True):
-            length = 24 if version == 4 else 64
-            self._sh(f"ip -{version} address add {own}/{length} dev {UPLINK}")
+            length, nodad = (24, "") if version == 4 else (64, " nodad")
+            self._sh(f"ip -{version} address add {own}/{length} dev {UPLINK}{nodad}")
             for address in (gateways[version], other):
                 self._sh(f"ip -{version} neighbour add {address} dev {UPLINK} {permanent}")
             self._sh(f"ip -{version} route add default via {gateways[version]} dev {UPLINK}")
