@@ -16,6 +16,13 @@ A message says what failed, on what, and what to do about it; the facts are fiel
     │   ├── NotFoundError
     │   ├── ConflictError                (expected, found revision)
     │   └── UnavailableError             retryable
+    ├── IpamError
+    │   ├── AddressTakenError            somebody has the address; says under which handle
+    │   ├── StaleReleaseError            the release is about another allocation (handle, sequence number)
+    │   ├── NoPoolError                  no pool qualifies; says what was asked for
+    │   ├── BlockTakenError              another host has the block
+    │   ├── BlockNotEmptyError           the block has addresses in use
+    │   └── IpamContendedError           retryable: others were faster every time
     └── KernelError                      (argv or errno, the tool's last words, the line of our transaction)
         ├── KernelUnsupportedError       (capability, hint)
         ├── TransactionRefusedError      (index of the message, where in it): nothing happened
@@ -145,6 +152,68 @@ class UnavailableError(DatastoreError):
     """The datastore does not answer for now."""
 
     retryable = True
+
+
+class IpamError(CalicoEngineError):
+    """An address or a block cannot be given out or taken back."""
+
+
+class AddressTakenError(IpamError):
+    """The address is allocated: `handle` says to whom ("" for no handle), `detail` what else is known."""
+
+    def __init__(self, address: str, *, handle: str = "", detail: str = "") -> None:
+        self.address = address
+        self.handle = handle
+        self.detail = detail
+        by = detail or (f"is assigned to handle {handle}" if handle else "is assigned already")
+        super().__init__(f"address {address} {by}; ask for another, or release it first")
+
+
+class StaleReleaseError(IpamError):
+    """A release names another allocation than the one the address has now; nothing was released."""
+
+    def __init__(self, address: str, field: str, requested: str, found: str) -> None:
+        self.address = address
+        self.field = field
+        self.requested = requested
+        self.found = found
+        super().__init__(
+            f"address {address}: the release names {field} {requested}, the allocation has {found or 'none'}; "
+            "it was released and given out again since, so there is nothing left to release"
+        )
+
+
+class NoPoolError(IpamError):
+    """No IP pool qualifies for a request."""
+
+
+class BlockTakenError(IpamError):
+    """The block is affine to somebody else: `owner`, "" for nobody."""
+
+    def __init__(self, cidr: str, owner: str) -> None:
+        self.cidr = cidr
+        self.owner = owner
+        super().__init__(f"block {cidr} is affine to {owner or 'nobody'}; use another block")
+
+
+class BlockNotEmptyError(IpamError):
+    """The block has `count` addresses in use and was to be given up only if it had none."""
+
+    def __init__(self, cidr: str, count: int) -> None:
+        self.cidr = cidr
+        self.count = count
+        super().__init__(f"block {cidr} has {count} addresses in use; release them first")
+
+
+class IpamContendedError(IpamError):
+    """Compare-and-set lost every time; too many clients write the same record."""
+
+    retryable = True
+
+    def __init__(self, what: str, attempts: int) -> None:
+        self.what = what
+        self.attempts = attempts
+        super().__init__(f"{what}: others were faster {attempts} times in a row; try again")
 
 
 class KernelError(CalicoEngineError):

@@ -15,6 +15,13 @@ CORE = ROOT / "core" / "calico_engine"
 PURE = (
     *("calc", "evaluation", "fastpath", "messages.py", "model"),
     *("reconcile", "ruleset", "selector", "settings.py"),
+    *(
+        f"ipam/{name}.py"
+        for name in (
+            *("block", "check", "codec", "go_random", "keys", "pools", "records"),
+            *("reserved", "times", "utilisation"),
+        )
+    ),
 )
 # Clock, random values, environment and I/O come into pure code as arguments.
 IMPURE = {
