@@ -8,6 +8,8 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from calico_engine.errors import KernelError, TransactionRefusedError
 from calico_engine.kernel.nfnetlink import TransactionSocket
 from calico_engine.plugin.protocols import NO_METRICS, MetricSink
@@ -46,8 +48,8 @@ class NftablesBackend:
         # Whether to own the table is tried once.
         self._to_be_owned = options.own_table is OwnTable.AUTO
         self._present = Present()
-        # The delta that each transaction was rendered from, until it is committed.
-        self._rendered: tuple[bytes, TableDelta] | None = None
+        # The delta that the last transaction was rendered from, and where it is cut in two.
+        self._rendered: tuple[bytes, TableDelta, int] | None = None
         self._socket = TransactionSocket()
         self._events: TableEvents | None = None
         self._changed: Callable[[str], None] | None = None
@@ -65,8 +67,17 @@ class NftablesBackend:
         return ("",) * (len(write.placed_hashes) + len(write.appended_hashes))
 
     def render(self, delta: TableDelta, /) -> bytes:
-        transaction = b"".join(self._writer.render(delta, self._present))
-        self._rendered = transaction, delta
+        writer, present = self._writer, self._present
+        first = b""
+        if present == Present() and delta.hooks:
+            # Where nothing is enforced yet, base chains come when the maps that they ask are filled: for a moment
+            # within one transaction the kernel has the new rules but not yet all elements (6.18).
+            first = b"".join(writer.render(msgspec.structs.replace(delta, hooks=()), present))
+            delta_of_rest = TableDelta(hooks=delta.hooks)
+        else:
+            delta_of_rest = delta
+        transaction = first + b"".join(writer.render(delta_of_rest, present))
+        self._rendered = transaction, delta, len(first)
         return transaction
 
     def render_save(self, desired: TableDelta, /) -> str:
@@ -188,9 +199,14 @@ class NftablesBackend:
 
     async def commit(self, transaction: bytes, /) -> None:
         rendered, self._rendered = self._rendered, None
-        await self._commit(transaction)
-        if rendered is not None and rendered[0] is transaction:
-            self._present.note(rendered[1])
+        if rendered is None or rendered[0] is not transaction:
+            await self._commit(transaction)
+            return
+        _, delta, cut = rendered
+        if cut:
+            await self._commit(transaction[:cut])
+        await self._commit(transaction[cut:])
+        self._present.note(delta)
 
     async def _commit(self, transaction: bytes) -> None:
         self._socket.open()
