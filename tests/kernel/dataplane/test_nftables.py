@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from tests.kernel.dataplane.conftest import NFTABLES
 from calico_engine.errors import KernelError
 from calico_engine.kernel import nfnetlink
 from calico_engine.messages import IPSetDelta, IPSetUpdate, PortRange, SetKind, WorkloadEndpointRemove
+from calico_engine.model.policy import Action
 from calico_engine.plugin.protocols import EndpointStatus
 from calico_engine.ruleset.state import PolicyForm
 from calico_engine_nftables.config import NftablesConfig, OwnTable
@@ -484,3 +486,68 @@ def test_change_of_form_keeps_what_is_common(rig: Any) -> None:
 
 def _fields(context: Any) -> dict[str, Any]:
     return {name: getattr(context, name) for name in context.__struct_fields__}
+
+
+@contextlib.contextmanager
+def flood(source: Any, target: Any, version: int = 4) -> Iterator[Callable[[], int]]:
+    """Send datagrams all the time; yields what says how many came through."""
+    server, client = (pod.socket(version, socket.SOCK_DGRAM) for pod in (target, source))
+    address = (target.addresses[version], 7000)
+    server.bind(address)
+    server.setblocking(False)
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.is_set():
+            client.sendto(b"x", address)
+
+    def arrived() -> int:
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while server.recv(8):
+                count += 1
+        return count
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield arrived
+    finally:
+        ended.set()
+        sender.join()
+        server.close()
+        client.close()
+
+
+def test_no_packet_slips_through_while_identities_change(rig: Any) -> None:
+    """The client is denied by one set or the other, whichever it is in; everybody else is allowed."""
+
+    async def scenario() -> None:
+        web, client = rig.add_pod("web"), rig.add_pod("client")
+        deny = [rig.rule(Action.DENY, src_sets=(set_id,)) for set_id in ("s:a", "s:b")]
+        policy = rig.policy("deny", [*deny, rig.rule()], [rig.rule()])
+        address = frozenset({client.addresses[4]})
+        await rig.settle(
+            IPSetUpdate(set_id="s:a", kind=SetKind.NET, members=address),
+            IPSetUpdate(set_id="s:b", kind=SetKind.NET, members=frozenset()),
+            policy,
+            web.update([policy.policy], [policy.policy]),
+            client.update([], [policy.policy]),
+        )
+
+        with flood(client, web) as arrived:
+            end_s = time.monotonic() + 2.0
+            here, there = "s:a", "s:b"
+            while time.monotonic() < end_s:
+                await rig.settle(
+                    IPSetDelta(set_id=there, added=address, removed=frozenset()),
+                    IPSetDelta(set_id=here, added=frozenset(), removed=address),
+                )
+                here, there = there, here
+                assert arrived() == 0
+            await rig.settle(IPSetDelta(set_id=here, added=frozenset(), removed=address))
+            await asyncio.sleep(0.05)
+
+            assert arrived() > 0
+
+    rig.run(scenario)
