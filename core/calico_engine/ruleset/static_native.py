@@ -208,8 +208,16 @@ def _forward(settings: FelixSettings, needs: Needs) -> tuple[Rule, ...]:
             rule(Jump(names.TO_WORKLOAD_DISPATCH), destination),
         )
     ]
-    going_on = (*_anti_spoof(settings), *_unknown_out(settings), rule(Accept(), _GOING_ON))
-    return (*going_on, *before, *dispatch, *after)
+    return (
+        # Most packets are of this kind, and one look decides on them.
+        rule(Accept(), SourceAssigned(), _GOING_ON, comment="Known connection of an endpoint's own address"),
+        *_anti_spoof(settings),
+        *_unknown_out(settings),
+        rule(Accept(), _GOING_ON),
+        *before,
+        *dispatch,
+        *after,
+    )
 
 
 def _output(settings: FelixSettings, family: Family, tunnels: Tunnels) -> tuple[Rule, ...]:

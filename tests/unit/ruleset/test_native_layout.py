@@ -36,6 +36,7 @@ from calico_engine.ruleset.ir import (
     Rule,
     Ruleset,
     SetMark,
+    SourceAssigned,
 )
 from calico_engine.ruleset.lower import lower
 from calico_engine.ruleset.state import DesiredState, PolicyForm
@@ -189,8 +190,10 @@ def test_spoofed_source_prefixes_are_asked_for_only_where_there_are_any() -> Non
 def test_the_source_is_judged_before_a_known_connection_goes_on(family: Family) -> None:
     ruleset = compile_native(*PAIR, make_workload_update(), family=family)
 
-    for hook in (Hook.INPUT, Hook.FORWARD):
-        assert ruleset.hooks[(Layer.FILTER, hook)][0].op == Jump("cali-anti-spoof")
+    forward, into = (ruleset.hooks[(Layer.FILTER, hook)] for hook in (Hook.FORWARD, Hook.INPUT))
+    assert into[0].op == Jump("cali-anti-spoof")
+    assert SourceAssigned() in forward[0].matches
+    assert forward[1].op == Jump("cali-anti-spoof")
 
 
 # What endpoints share
