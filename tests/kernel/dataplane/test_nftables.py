@@ -25,10 +25,7 @@ from calico_engine_nftables.config import NftablesConfig, OwnTable
 from calico_engine_nftables.expressions import rule_bytes
 from calico_engine_nftables.plugin import make_dataplane
 
-pytestmark = [
-    pytest.mark.kernel(tools=("nft",), features=("veth", "nftables")),
-    pytest.mark.parametrize("variant", list(NFTABLES), indirect=True),
-]
+pytestmark = pytest.mark.kernel(tools=("nft",), features=("veth", "nftables"))
 
 NEWCHAIN, NEWRULE, DELRULE, NEWSET, NEWSETELEM, DELSETELEM, NEWGEN = 3, 6, 8, 9, 12, 14, 15
 ELEMENTS = 3
@@ -70,6 +67,11 @@ class Monitor:
 
     def close(self) -> None:
         self._socket.close()
+
+
+@pytest.fixture(params=list(NFTABLES))
+def variant(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
@@ -519,8 +521,12 @@ def flood(source: Any, target: Any, version: int = 4) -> Iterator[Callable[[], i
         client.close()
 
 
+@pytest.mark.parametrize("variant", ["nftables"], indirect=True)
 def test_no_packet_slips_through_while_identities_change(rig: Any) -> None:
-    """The client is denied by one set or the other, whichever it is in; everybody else is allowed."""
+    """The client is denied by one set or the other, whichever it is in; everybody else is allowed.
+
+    One look decides. A walk asks set after set, and who moves between two of them may be missed by both, as with ipset.
+    """
 
     async def scenario() -> None:
         web, client = rig.add_pod("web"), rig.add_pod("client")
