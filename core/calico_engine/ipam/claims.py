@@ -51,6 +51,19 @@ class Claims:
             if isinstance(stored.key, AffinityKey) and stored.key.cidr.version == version
         ]
 
+    async def affinities(self, owner: AffinityOwner | None) -> list[AffinityKey]:
+        """Return all affinities of an owner or of all: those on record, and those that only blocks tell of."""
+        keys = [
+            stored.key
+            for stored in await self._store.list_affinities(owner)
+            if isinstance(stored.key, AffinityKey)
+        ]
+        for stored in await self._store.list_blocks():
+            named = stored.value.owner
+            if named is not None and owner in (None, named):
+                keys.append(AffinityKey(named, stored.value.cidr))
+        return list(dict.fromkeys(keys))
+
     async def find_block(self, cidr: Cidr) -> Stored[AllocationBlock] | None:
         try:
             return await self._store.get(BlockKey(cidr))
@@ -181,8 +194,8 @@ class Claims:
         Raises: BlockNotEmptyError, BlockTakenError (the stale affinity is gone), NotFoundError for no such affinity,
         ConflictError, also when the block is no longer at `at_sequence`.
         """
-        affinity = await self._store.get(AffinityKey(owner, cidr))
         stored = await self.find_block(cidr)
+        affinity = await self._affinity_to_release(owner, cidr, stored)
         if stored is None:
             await self._store.delete(affinity)
             return
@@ -207,6 +220,18 @@ class Claims:
         except NotFoundError:
             log.debug("affinity deleted by somebody else: %s", affinity.key)
         log.info("affinity released: %s owner=%s", cidr, owner)
+
+    async def _affinity_to_release(
+        self, owner: AffinityOwner, cidr: Cidr, block: Stored[AllocationBlock] | None
+    ) -> Stored[BlockAffinity]:
+        """Return the affinity; made anew when it is gone and the block still names the owner. Raises: NotFoundError."""
+        key = AffinityKey(owner, cidr)
+        try:
+            return await self._store.get(key)
+        except NotFoundError:
+            if block is None or block.value.affinity != str(owner):
+                raise
+        return await self._store.create(key, BlockAffinity(state=AffinityState.PENDING_DELETION))
 
     async def release_persistently(
         self, owner: AffinityOwner, cidr: Cidr, cooldown_s: int, *, must_be_empty: bool

@@ -108,9 +108,8 @@ class Releasing(Inspection):
         """Give up all blocks of a host; return those that were kept because they are in use and had to be empty."""
         config = await self.config()
         kept: list[Cidr] = []
-        for stored in await self._store.list_affinities(owner):
-            if isinstance(stored.key, AffinityKey):
-                kept += await self._release_affinity(stored.key, config, must_be_empty=must_be_empty)
+        for key in await self._claims.affinities(owner):
+            kept += await self._release_affinity(key, config, must_be_empty=must_be_empty)
         return tuple(kept)
 
     async def release_affinities_within(
@@ -119,9 +118,8 @@ class Releasing(Inspection):
         """Give up all blocks within a CIDR, of one host or of all; return those that were kept as in use."""
         config = await self.config()
         kept: list[Cidr] = []
-        for stored in await self._store.list_affinities(owner):
-            key = stored.key
-            if isinstance(key, AffinityKey) and key.cidr.version == cidr.version and key.cidr.overlaps(cidr):
+        for key in await self._claims.affinities(owner):
+            if key.cidr.version == cidr.version and key.cidr.overlaps(cidr):
                 kept += await self._release_affinity(key, config, must_be_empty=must_be_empty)
         return tuple(kept)
 
