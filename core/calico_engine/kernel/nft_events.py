@@ -27,7 +27,7 @@ _SUBSYSTEM_NFTABLES = 10
 _GENERATION_PROCESS = 2
 
 _SOL_NETLINK = 270
-_NETLINK_ADD_MEMBERSHIP = 1
+_NETLINK_ADD_MEMBERSHIP, _NETLINK_DROP_MEMBERSHIP = 1, 2
 _SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
 _BUFFER_BYTES = 16 << 20
 _READ_BYTES = 1 << 18
@@ -80,6 +80,22 @@ class NftEvents:
             log.warning("no events of nftables, timers alone find foreign changes: %s", error)
             return
         self._socket = listener
+
+    def leave(self) -> None:
+        """Hear nothing until `join`: the kernel builds its messages only for somebody who listens."""
+        self._member(_NETLINK_DROP_MEMBERSHIP)
+
+    def join(self) -> None:
+        """Hear again."""
+        self._member(_NETLINK_ADD_MEMBERSHIP)
+
+    def tell(self, reason: str) -> None:
+        """Have ours be read back."""
+        self._changed(reason)
+
+    def _member(self, option: int) -> None:
+        if self._socket is not None:
+            self._socket.setsockopt(_SOL_NETLINK, option, _GROUP_NFTABLES)
 
     def ignore_process(self, pid: int) -> None:
         """Take what this process writes for our own. A socket's port is the process's id unless that is taken."""

@@ -83,6 +83,8 @@ class SetTables:
         self._users: dict[str, set[ChainKey]] = {}
         self._unsettled: dict[str, None] = {}
         self._dirty: set[str] = set()
+        # In the kernel, and wanted no more.
+        self._unused: set[str] = set()
         # Verdict tables as their maps have them.
         self._tables: dict[str, ExactTable] = {}
         self._sources: AbstractSet[tuple[str, str]] = frozenset()
@@ -309,6 +311,10 @@ class SetTables:
 
     def _note_dirty(self, named: NamedSet) -> None:
         self._dirty.add(named.name)
+        if named.present and not named.wanted:
+            self._unused.add(named.name)
+        else:
+            self._unused.discard(named.name)
         if not named.wanted and not named.present:
             self._sets.pop(named.name, None)
 
@@ -331,7 +337,7 @@ class SetTables:
 
     def deletions(self) -> tuple[str, ...]:
         """Return the sets of the kernel's table that nothing looks into."""
-        return tuple(sorted(name for name, named in self._sets.items() if named.present and not named.wanted))
+        return tuple(sorted(self._unused))
 
     def everything(self) -> tuple[SetWrite, ...]:
         """Return all sets as wanted, for printing."""

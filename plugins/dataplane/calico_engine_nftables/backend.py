@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import re
@@ -19,7 +20,7 @@ from calico_engine.tables.backend import ActualSet, ActualTables, HookWrite, Lim
 from calico_engine.tables.single_table import chain_key
 from calico_engine_nftables import dump, messages
 from calico_engine_nftables.config import NftablesConfig, OwnTable
-from calico_engine_nftables.events import TableEvents
+from calico_engine_nftables.events import Listening, TableEvents
 from calico_engine_nftables.reading import actual_tables
 from calico_engine_nftables.text import table_text
 from calico_engine_nftables.transaction import Present, Writer, describe
@@ -35,12 +36,22 @@ _OWNED = "; where that is so, the table is owned by an engine that runs (own_tab
 _BLAMED = re.compile(r"(chain|set) (\S+?):?(?: |$)")
 
 
+#: More than some thousand elements.
+_LARGE_BYTES = 1 << 18
+
+
 class NftablesBackend:
     """One family's table, in this process's network namespace."""
 
     limits = Limits(chain_name_chars=127, has_verdict_maps=True, has_named_sets=True)
 
-    def __init__(self, family: Family, options: NftablesConfig, metrics: MetricSink = NO_METRICS) -> None:
+    def __init__(
+        self,
+        family: Family,
+        options: NftablesConfig,
+        listening: Listening,
+        metrics: MetricSink = NO_METRICS,
+    ) -> None:
         self.family = family
         self._table = options.table
         self._metrics = metrics
@@ -52,6 +63,7 @@ class NftablesBackend:
         self._rendered: tuple[bytes, TableDelta, int] | None = None
         self._socket = TransactionSocket()
         self._events: TableEvents | None = None
+        self._listening = listening
         self._changed: Callable[[str], None] | None = None
 
     def configure(self, settings: FelixSettings, /) -> None:
@@ -107,6 +119,7 @@ class NftablesBackend:
         if self._changed is not None and (self._events is None or not self._events.is_open):
             self._events = TableEvents(self.family, self._table, self._changed)
             self._events.open()
+            self._listening.add(self._events)
 
     def _note_failure(self, error: KernelError, metric: str) -> None:
         self._metrics.count(metric)
@@ -213,8 +226,10 @@ class NftablesBackend:
         if self._events is not None:
             self._events.ignore_port(self._socket.port)
         self._metrics.count("felix_nft_calls")
+        large = len(transaction) > _LARGE_BYTES
         try:
-            await self._socket.commit(transaction)
+            with self._listening.paused(self._socket) if large else contextlib.nullcontext():
+                await self._socket.commit(transaction)
         except TransactionRefusedError as error:
             self._note_failure(error, "felix_nft_errors")
             reason = error.reason + (_OWNED if error.errno == errno.EPERM else "")

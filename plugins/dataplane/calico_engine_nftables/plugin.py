@@ -10,6 +10,7 @@ from calico_engine.settings import Layout
 from calico_engine.tables.dataplane import TableDataplane
 from calico_engine_nftables.backend import NftablesBackend
 from calico_engine_nftables.config import NftablesConfig
+from calico_engine_nftables.events import Listening
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +22,9 @@ def make_dataplane(context: PluginContext) -> TableDataplane:
         log.info("layout v2 is for iptables: nftables has a layout of its own")
     settings = context.settings
     families = [family for family in context.families if family == 4 or settings.ipv6_support]
+    listening = Listening()
     return TableDataplane(
         context,
-        [NftablesBackend(Family(str(family)), options, context.metrics) for family in families],
+        [NftablesBackend(Family(str(family)), options, listening, context.metrics) for family in families],
         form=options.form,
     )
