@@ -22,6 +22,7 @@ A message says what failed, on what, and what to do about it; the facts are fiel
     │   ├── NoPoolError                  no pool qualifies; says what was asked for
     │   ├── BlockTakenError              another host has the block
     │   ├── BlockNotEmptyError           the block has addresses in use
+    │   ├── BlockMalformedError          the block contradicts itself: it is not written
     │   └── IpamContendedError           retryable: others were faster every time
     └── KernelError                      (argv or errno, the tool's last words, the line of our transaction)
         ├── KernelUnsupportedError       (capability, hint)
@@ -203,6 +204,15 @@ class BlockNotEmptyError(IpamError):
         self.cidr = cidr
         self.count = count
         super().__init__(f"block {cidr} has {count} addresses in use; release them first")
+
+
+class BlockMalformedError(IpamError):
+    """The block contradicts itself; nobody writes it until somebody has looked."""
+
+    def __init__(self, cidr: str, reason: str) -> None:
+        self.cidr = cidr
+        self.reason = reason
+        super().__init__(f"block {cidr} contradicts itself: {reason}; correct or delete it by hand")
 
 
 class IpamContendedError(IpamError):

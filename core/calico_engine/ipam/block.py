@@ -8,12 +8,12 @@ that was released stays allocated, under an attribute that says since when, unti
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
-from calico_engine.errors import AddressTakenError, NotFoundError, StaleReleaseError
+from calico_engine.errors import AddressTakenError, BlockMalformedError, NotFoundError, StaleReleaseError
 from calico_engine.ipam.records import (
     WINDOWS_RESERVED_HANDLE,
     Address,
@@ -138,8 +138,11 @@ def release_by_handle(
 def collect(block: AllocationBlock, moment: Moment) -> AllocationBlock:
     """Free the addresses that have cooled down and drop attributes that nobody refers to.
 
-    The same block when there are none.
+    The same block when there are none. Every change of a block begins here. Raises: BlockMalformedError.
     """
+    reason = next(contradictions(block), None)
+    if reason is not None:
+        raise BlockMalformedError(str(block.cidr), reason)
     cooled = {
         index
         for index, attribute in enumerate(block.attributes)
@@ -158,6 +161,23 @@ def collect(block: AllocationBlock, moment: Moment) -> AllocationBlock:
         attributes=tuple(block.attributes[index] for index in used),
         sequence_numbers={o: n for o, n in block.sequence_numbers.items() if o not in set(freed)},
     )
+
+
+def contradictions(block: AllocationBlock) -> Iterator[str]:
+    """Yield what is wrong with a block in itself."""
+    if len(block.allocations) != block.cidr.num_addresses:
+        yield f"{len(block.allocations)} allocations for {block.cidr.num_addresses} addresses"
+        return
+    taken = {index for index in block.allocations if index is not None}
+    if strange := {index for index in taken if not 0 <= index < len(block.attributes)}:
+        yield f"allocations refer to attributes {sorted(strange)} of {len(block.attributes)}"
+    free = {ordinal for ordinal, index in enumerate(block.allocations) if index is None}
+    if len(set(block.unallocated)) != len(block.unallocated):
+        yield "an ordinal is in the queue of free ones twice"
+    if allocated := set(block.unallocated) - free:
+        yield f"allocated ordinals {sorted(allocated)} are in the queue of free ones"
+    if lost := free - set(block.unallocated):
+        yield f"free ordinals {sorted(lost)} are not in the queue"
 
 
 def attribute_of(block: AllocationBlock, ordinal: int) -> AllocationAttribute | None:

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 import msgspec
 
+from calico_engine.ipam.block import contradictions
 from calico_engine.ipam.keys import AffinityKey
 from calico_engine.ipam.pools import Pool
 from calico_engine.ipam.records import Address, AllocationBlock, BlockAffinity, Cidr, IPAMHandle
@@ -62,37 +63,19 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 def check(snapshot: Snapshot) -> tuple[Finding, ...]:
     """Return all findings, those of blocks first."""
-    sound = {
-        cidr: block for cidr, block in snapshot.blocks.items() if next(_malformed(cidr, block), None) is None
-    }
+    wrong = {cidr: tuple(contradictions(block)) for cidr, block in snapshot.blocks.items()}
+    sound = {cidr: block for cidr, block in snapshot.blocks.items() if not wrong[cidr]}
     return (
-        *(finding for cidr, block in snapshot.blocks.items() for finding in _malformed(cidr, block)),
+        *(
+            Finding(problem=Problem.BLOCK_MALFORMED, cidr=cidr, detail=reason)
+            for cidr, reasons in wrong.items()
+            for reason in reasons
+        ),
         *_placement(snapshot),
         *_handles(snapshot, sound),
         *_affinities(snapshot),
         *_addresses(snapshot, sound),
     )
-
-
-def _malformed(cidr: Cidr, block: AllocationBlock) -> Iterator[Finding]:
-    def found(detail: str) -> Finding:
-        return Finding(problem=Problem.BLOCK_MALFORMED, cidr=cidr, detail=detail)
-
-    if len(block.allocations) != block.cidr.num_addresses:
-        yield found(f"{len(block.allocations)} allocations for {block.cidr.num_addresses} addresses")
-        return
-    strange = {
-        index for index in block.allocations if index is not None and not 0 <= index < len(block.attributes)
-    }
-    if strange:
-        yield found(f"allocations refer to attributes {sorted(strange)} of {len(block.attributes)}")
-    free = {ordinal for ordinal, index in enumerate(block.allocations) if index is None}
-    if len(set(block.unallocated)) != len(block.unallocated):
-        yield found("an ordinal is in the queue of free ones twice")
-    if allocated := set(block.unallocated) - free:
-        yield found(f"allocated ordinals {sorted(allocated)} are in the queue of free ones")
-    if lost := free - set(block.unallocated):
-        yield found(f"free ordinals {sorted(lost)} are not in the queue")
 
 
 def _placement(snapshot: Snapshot) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from calico_engine.errors import (
+    BlockMalformedError,
     BlockNotEmptyError,
     BlockTakenError,
     ConflictError,
@@ -78,18 +79,21 @@ class Claims:
         The last resort is an empty block of somebody else, which is taken from them.
         """
         moment = Moment(self._clock.now_ns(), cooldown_s)
-        existing = {
-            stored.value.cidr: collect(stored.value, moment) for stored in await self._store.list_blocks()
-        }
-        there = BlockMap(existing)
+        listed = {stored.value.cidr: stored.value for stored in await self._store.list_blocks()}
+        there = BlockMap(listed)
         empty: list[AllocationBlock] = []
         for pool in pools:
             for cidr in walk_blocks(pool, owner, reserved, moment.now_ns):
-                block = existing.get(cidr)
-                if block is None:
-                    if not there.overlapped(cidr):
-                        return cidr
-                elif free_count(block, reserved):
+                if cidr not in listed:
+                    if there.overlapped(cidr):
+                        continue
+                    return cidr
+                try:
+                    block = collect(listed[cidr], moment)
+                except BlockMalformedError as error:
+                    log.warning("block passed over: %s", error)
+                    continue
+                if free_count(block, reserved):
                     if block.affinity == str(owner):
                         return cidr
                     if is_empty(block):

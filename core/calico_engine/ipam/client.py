@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from calico_engine.errors import (
+    BlockMalformedError,
     BlockNotEmptyError,
     BlockTakenError,
     ConflictError,
@@ -267,7 +268,12 @@ class IpamClient(Releasing):
         """Take what is wanted and there of one block; nothing when it is not the owner's any more, if it has to be."""
         cover = Cover(self._handles, self._store, work.request.holder.handle_id, stored.value.cidr)
         for attempt in range(RETRIES):
-            block = collect(stored.value, self._moment(work.config))
+            try:
+                block = collect(stored.value, self._moment(work.config))
+            except BlockMalformedError as error:
+                log.warning("block passed over: %s", error)
+                work.say(str(error))
+                break
             block, addresses = allocate(block, work.wanted, work.request.holder, work.reserved)
             if not addresses or (affine and block.affinity != str(work.owner)):
                 break

@@ -254,7 +254,7 @@ def _sorted(mapping: Mapping[str, T]) -> dict[str, T]:
 
 def _read(data: bytes, kind: type[W]) -> tuple[W, Extra]:
     """Return the members we know, and the others undecoded."""
-    known = {field.encode_name for field in msgspec.structs.fields(kind)}
+    known = kind.__struct_encode_fields__
     members = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     # A Raw refers to the whole document it came from: a copy lets that go.
     extra = {name: value.copy() for name, value in members.items() if name not in known}

@@ -77,11 +77,11 @@ class ConcurrentClients(RuleBasedStateMachine):
         self.world.finish()
 
 
-ConcurrentClients.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+ConcurrentClients.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 TestConcurrentClients = ConcurrentClients.TestCase
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), era=st.sampled_from(list(Era)))
 def test_many_clients_in_any_order_of_steps(seed: int, era: Era) -> None:
     chance = random.Random(seed)

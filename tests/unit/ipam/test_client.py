@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from calico_engine.errors import (
     AddressTakenError,
+    BlockMalformedError,
     BlockTakenError,
     ConflictError,
     NoPoolError,
@@ -379,6 +380,32 @@ def _fail_once(operation: str, part: str, side: Side, error: Exception):  # type
             raise error
 
     return gate
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"allocations": (7, *[None] * 63)},
+        {"allocations": (None,) * 63},
+        {"unallocated": (1, 1, *range(2, 64))},
+        {"unallocated": tuple(range(64)), "allocations": (0, *[None] * 63)},
+    ],
+)
+async def test_block_that_contradicts_itself_is_named_and_left_alone(damage: dict[str, object]) -> None:
+    rig = Rig("10.244.0.0/16")
+    await rig.give(handle="pod")
+    key = BlockKey(ip_network("10.244.58.192/26"))
+    stored = await rig.store.get(key)
+    await rig.store.update(stored.with_value(replace(stored.value, **damage)))
+    before = rig.store.records[key.path]
+
+    given = await rig.give()
+    with pytest.raises(BlockMalformedError):
+        await rig.ipam.release_by_handle("pod")
+
+    assert given == ["10.244.59.0"]
+    assert rig.store.records[key.path] == before
+    assert Problem.BLOCK_MALFORMED in await rig.problems()
 
 
 async def test_empty_blocks_are_given_back_but_for_one() -> None:
