@@ -9,8 +9,6 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-import msgspec
-
 from calico_engine.errors import KernelError, TransactionRefusedError
 from calico_engine.kernel.nfnetlink import TransactionSocket
 from calico_engine.plugin.protocols import NO_METRICS, MetricSink
@@ -21,6 +19,7 @@ from calico_engine.tables.single_table import chain_key
 from calico_engine_nftables import dump, messages
 from calico_engine_nftables.config import NftablesConfig, OwnTable
 from calico_engine_nftables.events import Listening, TableEvents
+from calico_engine_nftables.phases import phases
 from calico_engine_nftables.reading import actual_tables
 from calico_engine_nftables.text import table_text
 from calico_engine_nftables.transaction import Present, Writer, describe
@@ -59,8 +58,8 @@ class NftablesBackend:
         # Whether to own the table is tried once.
         self._to_be_owned = options.own_table is OwnTable.AUTO
         self._present = Present()
-        # The delta that the last transaction was rendered from, and where it is cut in two.
-        self._rendered: tuple[bytes, TableDelta, int] | None = None
+        # What was rendered last, and its steps: each is a transaction of the kernel's.
+        self._rendered: tuple[bytes, list[tuple[bytes, TableDelta]]] | None = None
         self._socket = TransactionSocket()
         self._events: TableEvents | None = None
         self._listening = listening
@@ -79,17 +78,13 @@ class NftablesBackend:
         return ("",) * (len(write.placed_hashes) + len(write.appended_hashes))
 
     def render(self, delta: TableDelta, /) -> bytes:
-        writer, present = self._writer, self._present
-        first = b""
-        if present == Present() and delta.hooks:
-            # Where nothing is enforced yet, base chains come when the maps that they ask are filled: for a moment
-            # within one transaction the kernel has the new rules but not yet all elements (6.18).
-            first = b"".join(writer.render(msgspec.structs.replace(delta, hooks=()), present))
-            delta_of_rest = TableDelta(hooks=delta.hooks)
-        else:
-            delta_of_rest = delta
-        transaction = first + b"".join(writer.render(delta_of_rest, present))
-        self._rendered = transaction, delta, len(first)
+        present = self._present.copy()
+        parts: list[tuple[bytes, TableDelta]] = []
+        for step in phases(delta, present):
+            parts.append((b"".join(self._writer.render(step, present)), step))
+            present.note(step)
+        transaction = b"".join(part for part, _ in parts)
+        self._rendered = transaction, parts
         return transaction
 
     def render_save(self, desired: TableDelta, /) -> str:
@@ -215,11 +210,9 @@ class NftablesBackend:
         if rendered is None or rendered[0] is not transaction:
             await self._commit(transaction)
             return
-        _, delta, cut = rendered
-        if cut:
-            await self._commit(transaction[:cut])
-        await self._commit(transaction[cut:])
-        self._present.note(delta)
+        for part, step in rendered[1]:
+            await self._commit(part)
+            self._present.note(step)
 
     async def _commit(self, transaction: bytes) -> None:
         self._socket.open()

@@ -51,6 +51,9 @@ class Present(msgspec.Struct):
     sets: set[str] = msgspec.field(default_factory=set)
     to_replace: bool = False
 
+    def copy(self) -> Present:
+        return Present(set(self.chains), set(self.alien), set(self.sets), self.to_replace)
+
     def note(self, delta: TableDelta) -> None:
         """Note that a transaction made from this has happened."""
         self.to_replace = False
