@@ -1,4 +1,4 @@
-"""nftables as a TableBackend: one table of ours a family, by netlink, one transaction an apply."""
+"""nftables as a TableBackend: one table of ours a family, by netlink, in few transactions."""
 
 from __future__ import annotations
 
