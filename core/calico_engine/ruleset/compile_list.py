@@ -158,10 +158,10 @@ def compile_list(
     *,
     to_linear: bool,
 ) -> Chains:
-    """Return the list's chain, its linear chain, and the chains of policy groups that has.
+    """Return the list's chain and, if anything leads there, its linear chain with the chains of policy groups it has.
 
     `levels` are those of the list's verdict table, none for a list that is walked policy by policy; `to_linear` says
-    whether any verdict of the table goes to the linear chain. What nothing leads to need not be programmed.
+    whether any verdict of the table goes to the linear chain.
     """
     origin = Origin(direction=of.direction, note="list")
     rules = [*invalid_guard(settings, Layer.FILTER, origin)]
@@ -174,11 +174,13 @@ def compile_list(
         rules.append(Rule((), list_denial(settings), ("No verdict",), origin))
     else:
         rules.append(Rule((), Goto(of.linear), comments, origin))
+    chains: Chains = {ChainKey(Layer.FILTER, of.chain): tuple(rules)}
+    if levels and not to_linear:
+        return chains
     shape = ChainShape(
         owner=None, name=of.linear, layer=Layer.FILTER, direction=of.direction, conntrack=False
     )
-    linear = EndpointChain(shape, policies, settings).build(of.tiers, of.profiles)
-    return {ChainKey(Layer.FILTER, of.chain): tuple(rules), **linear}
+    return chains | EndpointChain(shape, policies, settings).build(of.tiers, of.profiles)
 
 
 def _title(of: EndpointList) -> str:

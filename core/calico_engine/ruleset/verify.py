@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from calico_engine.messages import ActiveRule
 from calico_engine.ruleset.addresses import is_cidr, is_family
 from calico_engine.ruleset.ir import (
     ChainKey,
@@ -86,7 +87,7 @@ def verify_chain(key: ChainKey, rules: Iterable[Rule], family: Family) -> list[s
     """Return what is wrong with one chain by itself: names, texts, operations out of place."""
     where = f"{key.layer} {key.name}"
     problems = []
-    if not _CHAIN_NAME.fullmatch(key.name) or len(key.name) > CHAIN_NAME_MAX_CHARS:
+    if not is_chain_name(key.name):
         problems.append(f"{where!r}: not a name for a chain")
     for position, rule in enumerate(rules):
         faults = [_op_fault(rule.op, key.layer)] if type(rule.op) in _SUSPECT_OPS else []
@@ -104,6 +105,23 @@ def verify_chain(key: ChainKey, rules: Iterable[Rule], family: Family) -> list[s
         if faults:
             problems += [f"{where} rule {position}: {fault}" for fault in faults if fault]
     return problems
+
+
+def is_chain_name(name: str) -> bool:
+    """Tell whether a chain of ours may have this name."""
+    return _CHAIN_NAME.fullmatch(name) is not None and len(name) <= CHAIN_NAME_MAX_CHARS
+
+
+def are_sound(rules: Iterable[ActiveRule]) -> bool:
+    """Tell, without compiling them, whether verify_chain will find no fault with the rules of a policy or profile.
+
+    Of what they are made of, networks alone come as text that somebody wrote.
+    """
+    return all(
+        is_cidr(cidr)
+        for rule in rules
+        for cidr in (*rule.src_nets, *rule.dst_nets, *rule.not_src_nets, *rule.not_dst_nets)
+    )
 
 
 def _op_fault(op: Op, layer: Layer) -> str:

@@ -69,7 +69,10 @@ class RulesetCompiler:
         self._dirty: dict[Part, None] = {}
         self._store = ChainStore(family)
         self.chains = self._store.chains
-        self._rules = EffectiveRules(state, family, self._store)
+        native = state.settings.layout is Layout.NATIVE
+        # In the native layout, what leads to the chains of policies and profiles; without that they have none.
+        self._walked: UseIndex[Part] = UseIndex()
+        self._rules = EffectiveRules(state, family, self._store, self._walked if native else None)
         self._claims = InterfaceClaims()
         self._sources = AssignedSources(family)
         self._dispatch = DispatchTree()
@@ -79,7 +82,6 @@ class RulesetCompiler:
         self._policy_uses: UseIndex[ResourceKey] = UseIndex()
         self._profile_uses: UseIndex[str] = UseIndex()
         self._needs = Needs()
-        native = state.settings.layout is Layout.NATIVE
         self._lists = PolicyLists(state, family, self._rules) if native else None
         self._mark_all()
 
@@ -295,10 +297,14 @@ class RulesetCompiler:
         match part:
             case ("policy", ResourceKey() as policy):
                 update = self._rules.close_policy(policy)
-                return compile_policy(update, settings, self.family) if update else {}
+                if update is None or not self._rules.has_chains(part):
+                    return {}
+                return compile_policy(update, settings, self.family)
             case ("profile", str() as profile):
                 rules = self._rules.close_profile(profile)
-                return compile_profile(rules, settings, self.family) if rules else {}
+                if rules is None or not self._rules.has_chains(part):
+                    return {}
+                return compile_profile(rules, settings, self.family)
             case ("workload", str() as name):
                 return self._compile_workload(part, name)
             case ("host", str() as name):
@@ -380,7 +386,12 @@ class RulesetCompiler:
             return self._gone(part)
         self._use_policies(part, of.tiers)
         self._profile_uses.note(part, of.profiles)
-        return self._lists.compile(of)
+        chains = self._lists.compile(of)
+        if self._lists.is_walked(chain):
+            self._walk(part, of.tiers, of.profiles)
+        else:
+            self._walk(part, (), ())
+        return chains
 
     def _compile_host(self, part: Part, name: str) -> Chains:
         update = self.hosts.get(name)
@@ -388,6 +399,7 @@ class RulesetCompiler:
             return self._gone(part)
         tiers = (*update.tiers, *update.untracked_tiers, *update.pre_dnat_tiers, *update.forward_tiers)
         self._use_policies(part, tiers)
+        self._walk(part, tiers, update.profiles)
         return compile_host(name, update, self._state.policies, self._state.settings, self.family)
 
     def _resolve_hosts(self) -> None:
@@ -407,7 +419,17 @@ class RulesetCompiler:
 
     def _gone(self, part: Part) -> Chains:
         self._policy_uses.note(part, ())
+        self._walk(part, (), ())
         return {}
 
     def _use_policies(self, part: Part, tiers: Iterable[TierPolicies]) -> None:
         self._policy_uses.note(part, (policy for tier in tiers for policy in (*tier.ingress, *tier.egress)))
+
+    def _walk(self, part: Part, tiers: Iterable[TierPolicies], profiles: Iterable[str]) -> None:
+        """Note which policies' and profiles' chains a part leads to: they come with the first, go with the last."""
+        if self._lists is None:
+            return
+        walked: list[Part] = [("profile", profile) for profile in profiles]
+        walked += [("policy", policy) for tier in tiers for policy in (*tier.ingress, *tier.egress)]
+        for other in self._walked.move(part, walked):
+            self._mark(other)

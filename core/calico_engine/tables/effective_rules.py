@@ -1,6 +1,6 @@
 """Policies and profiles as they are programmed: with rules closed that look up a set the kernel will not have.
 
-Pure.
+Pure. In the native layout most are there for the lists that are made of them alone, and have no chains of their own.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from calico_engine.messages import ActivePolicyUpdate, ActiveProfileUpdate, Acti
 from calico_engine.model.resource import ResourceKey
 from calico_engine.ruleset import names
 from calico_engine.ruleset.compile_list import CLOSED
-from calico_engine.ruleset.compile_policy import INGRESS
+from calico_engine.ruleset.compile_policy import INGRESS, policy_layers
 from calico_engine.ruleset.ir import ChainKey, Family, Layer
 from calico_engine.ruleset.state import DesiredState
+from calico_engine.ruleset.verify import are_sound, is_chain_name
 from calico_engine.tables.chain_store import ChainStore
 from calico_engine.tables.missing_sets import all_sets, close_rules
 from calico_engine.tables.use_index import Part, UseIndex
@@ -23,13 +24,21 @@ _Rules = TypeVar("_Rules", ActivePolicyUpdate, ActiveProfileUpdate)
 
 
 class EffectiveRules:
-    """Effective rules of one family, kept up to date with the sets there are. `missing`: sets that rules lack."""
+    """Effective rules of one family, kept up to date with the sets there are. `missing`: sets that rules lack.
 
-    def __init__(self, state: DesiredState, family: Family, store: ChainStore) -> None:
+    `walked` has the policies' and profiles' parts whose chains something leads to; None: all of them.
+    """
+
+    def __init__(
+        self, state: DesiredState, family: Family, store: ChainStore, walked: UseIndex[Part] | None
+    ) -> None:
         self.missing: set[str] = set()
         self._state = state
         self._family = family
         self._store = store
+        self._walked = walked
+        # Parts without chains, with nothing wrong that compiling them would bring to light.
+        self._spared: set[Part] = set()
         self._uses: UseIndex[str] = UseIndex()
         self._policies: dict[ResourceKey, ActivePolicyUpdate] = {}
         self._profiles: dict[str, ActiveProfileUpdate] = {}
@@ -62,10 +71,15 @@ class EffectiveRules:
         """Return a profile with its rules closed where need be, None when there is no such profile."""
         return self._take(("profile", profile), profile, self._state.profiles, self._profiles)
 
+    def has_chains(self, part: Part) -> bool:
+        """Tell whether chains are to be compiled of a policy or profile that exists."""
+        return part not in self._spared
+
     def _take(
         self, part: Part, key: _Key, wanted: dict[_Key, _Rules], closed: dict[_Key, _Rules]
     ) -> _Rules | None:
         update = wanted.get(key)
+        self._spared.discard(part)
         if update is None:
             closed.pop(key, None)
             self.missing -= self._uses.note(part, ())
@@ -76,7 +90,22 @@ class EffectiveRules:
         self.missing.difference_update(used)
         self.missing.update(missing)
         closed[key] = close_rules(update, missing, self._family) if missing else update
+        if self._walked is not None and part not in self._walked and self._is_sound(update):
+            self._spared.add(part)
         return closed[key]
+
+    def _is_sound(self, update: ActivePolicyUpdate | ActiveProfileUpdate) -> bool:
+        """Tell whether a policy or profile is one for lists, and its chains would be without fault."""
+        settings = self._state.settings
+        if isinstance(update, ActiveProfileUpdate):
+            prefixes = (names.PROFILE_INBOUND, names.PROFILE_OUTBOUND)
+            chains = [names.profile_chain(prefix, update.profile) for prefix in prefixes]
+        elif Layer.FILTER in policy_layers(update, settings):
+            prefixes = (names.POLICY_INBOUND, names.POLICY_OUTBOUND)
+            chains = [names.policy_chain(prefix, update.policy, settings.layout) for prefix in prefixes]
+        else:
+            return False
+        return all(map(is_chain_name, chains)) and are_sound((*update.inbound, *update.outbound))
 
     # For lists: what the chains are made of
 
@@ -84,7 +113,8 @@ class EffectiveRules:
         """Return what a list may take for a policy's rules; one without a valid chain lets nothing through."""
         prefix = names.POLICY_INBOUND if direction == INGRESS else names.POLICY_OUTBOUND
         key = ChainKey(Layer.FILTER, names.policy_chain(prefix, policy, self._state.settings.layout))
-        if key not in self._store.chains or key in self._store.faulty:
+        is_good = key in self._store.chains and key not in self._store.faulty
+        if not is_good and ("policy", policy) not in self._spared:
             return CLOSED
         update = self._policies[policy]
         return update.inbound if direction == INGRESS else update.outbound
@@ -96,6 +126,6 @@ class EffectiveRules:
         if key in self._store.faulty:
             return CLOSED
         update = self._profiles.get(profile)
-        if update is None or key not in self._store.chains:
+        if update is None or (key not in self._store.chains and ("profile", profile) not in self._spared):
             return ()
         return update.inbound if direction == INGRESS else update.outbound

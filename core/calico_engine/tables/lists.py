@@ -38,7 +38,7 @@ class PolicyLists:
         self._rules = rules
         self._lists: dict[str, EndpointList] = {}
         self._interfaces: dict[str, set[str]] = {}
-        self._spelt: dict[str, _Spelling] = {}
+        self._spelt: dict[str, _Spelling | None] = {}
         # Lists that were compiled since their spelling was last looked at.
         self._unchecked: set[str] = set()
         self._settling: Iterator[None] | None = None
@@ -80,17 +80,25 @@ class PolicyLists:
     # Their chains
 
     def compile(self, of: EndpointList) -> Chains:
-        """Return a list's chains, and have it classified. Until it is, packets walk its policies."""
-        settings = self._state.settings
-        if self._state.form is PolicyForm.CLASSIFIED:
-            rules = self._rules
-            self.classifier.set_list(
-                of.chain, policy_list(of, rules.policy_rules, rules.profile_rules, settings)
-            )
-        levels, to_linear = self._spelt[of.chain] = self._spelling(of.chain)
-        # What has just been said of the list counts once it is classified, even if the table stays as it is.
+        """Return a list's chains, and have it classified; before it is for the first time, it has none."""
+        settings, rules = self._state.settings, self._rules
+        if self._state.form is not PolicyForm.CLASSIFIED:
+            return compile_list(of, self._state.policies, settings, (), to_linear=True)
+        # What is said of the list here counts once it is classified, even if the table stays as it is.
+        spelt = self._spelt[of.chain] = self._spelling(of.chain)
         self._unchecked.add(of.chain)
+        self.classifier.set_list(of.chain, policy_list(of, rules.policy_rules, rules.profile_rules, settings))
+        if spelt is None:
+            return {}
+        levels, to_linear = spelt
         return compile_list(of, self._state.policies, settings, levels, to_linear=to_linear)
+
+    def is_walked(self, chain: str) -> bool:
+        """Tell whether the chains last compiled of a list lead to its policies' chains."""
+        if self._state.form is not PolicyForm.CLASSIFIED:
+            return True
+        spelt = self._spelt.get(chain)
+        return spelt is not None and spelt[1]
 
     def forget(self, chain: str) -> None:
         """Take a list that is no longer used out of the classification."""
@@ -98,9 +106,9 @@ class PolicyLists:
         self._spelt.pop(chain, None)
         self._unchecked.discard(chain)
 
-    def _spelling(self, chain: str) -> _Spelling:
+    def _spelling(self, chain: str) -> _Spelling | None:
         table = self.classifier.exact.get(chain)
-        return ((), False) if table is None else (table.levels, self.classifier.needs_linear(chain))
+        return None if table is None else (table.levels, self.classifier.needs_linear(chain))
 
     # Classifying
 

@@ -13,7 +13,7 @@ from calico_engine.model.resource import ResourceKey
 #: What chains are made from: a kind of object, and its key where there is more than one.
 Part = tuple[str, ResourceKey | str | None]
 
-K = TypeVar("K", ResourceKey, str)
+K = TypeVar("K", ResourceKey, str, Part)
 
 
 class UseIndex(Generic[K]):
@@ -29,6 +29,12 @@ class UseIndex(Generic[K]):
 
     def users(self, key: K) -> frozenset[Part]:
         return frozenset(self._users.get(key, ()))
+
+    def move(self, part: Part, used: Iterable[K]) -> frozenset[K]:
+        """Note all that a part uses now; return what came into use by that, or went out of it."""
+        now = frozenset(used)
+        fresh = frozenset(key for key in now if key not in self._users)
+        return fresh | self.note(part, now)
 
     def note(self, part: Part, used: Iterable[K]) -> frozenset[K]:
         """Note all that a part uses now; return what nobody uses any more."""

@@ -29,6 +29,7 @@ from calico_engine.testing.messages import (
     make_host_update,
     make_interface,
     make_policy_update,
+    make_profile_update,
     make_set,
     make_tier,
     make_workload_update,
@@ -226,3 +227,54 @@ def test_a_policy_is_compiled_for_lists_as_for_its_chain() -> None:
     assert rig.compiler.classifier is not None
     assert ("policy", policy_key("web")) in rig.compiler.errors
     assert rig.compiler.classifier.tables[rig.list_chain().name].world[0].op == Drop()
+
+
+def policy_chains(rig: Rig) -> set[ChainKey]:
+    """Return the chains that policy web has."""
+    return {key for key in rig.compiler.chains if ("policy", policy_key("web")) in rig.compiler.makers(key)}
+
+
+def test_a_policy_has_chains_while_a_list_has_to_walk_them() -> None:
+    other = make_policy_update("other", inbound=[FROM_WEB])
+    rig = Rig(START[0], other, START[1], make_workload_update("a", tiers=[make_tier("other", "web")]))
+    assert policy_chains(rig) == set()
+
+    rig.say(make_policy_update("other", inbound=[LOG, FROM_WEB]))
+    chains = policy_chains(rig)
+    assert chains
+    assert not any(rule.op == Drop() for key in chains for rule in rig.compiler.chains[key])
+
+    rig.say(other)
+    assert policy_chains(rig) == set()
+    assert rig.compiler.errors == {}
+
+
+def test_a_policy_has_chains_while_a_host_endpoint_has_it() -> None:
+    rig = Rig(*START, make_interface("eth0"))
+    assert policy_chains(rig) == set()
+
+    rig.say(make_host_update("h", interface="eth0", tiers=[make_tier("web")]))
+    assert policy_chains(rig)
+
+    rig.say(HostEndpointRemove(endpoint=make_host_update("h").endpoint))
+    assert policy_chains(rig) == set()
+
+
+def test_in_linear_form_policies_have_chains() -> None:
+    assert policy_chains(Rig(*START, form=PolicyForm.LINEAR))
+
+
+def test_a_profile_has_chains_while_a_list_has_to_walk_them() -> None:
+    part = ("profile", "p")
+    rig = Rig(
+        make_profile_update("p", inbound=[ALLOW]),
+        make_workload_update("a", profiles=["p"], interface="cali1"),
+    )
+    before = set(rig.compiler.chains)
+    assert not any(part in rig.compiler.makers(key) for key in before)
+
+    rig.say(make_profile_update("p", inbound=[LOG, ALLOW]))
+    assert any(part in rig.compiler.makers(key) for key in rig.compiler.chains)
+
+    rig.say(make_profile_update("p", inbound=[ALLOW]))
+    assert set(rig.compiler.chains) == before
