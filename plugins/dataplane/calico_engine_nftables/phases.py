@@ -7,7 +7,8 @@ will. The steps, each a transaction; most changes take one or two:
 
     make      chains and sets that nothing leads to yet, with all that is in them
     tighten   rules; in verdict maps what is to be denied, and no longer what was allowed
-    move      which identity an address has, who is dispatched where; what is allowed now
+    move      which identity an address has, who is dispatched where; what is allowed now (in one with `tighten` where
+              rules themselves look identities up)
     clear     what was denied and is looked up no more
 """
 
@@ -17,7 +18,9 @@ from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
-from calico_engine.tables.backend import Element, KeyPart, SetWrite, TableDelta, ValueKind
+from calico_engine.messages import SetKind
+from calico_engine.ruleset.ir import SetLookup
+from calico_engine.tables.backend import ChainWrite, Element, KeyPart, SetWrite, TableDelta, ValueKind
 from calico_engine.tables.single_table import chain_name
 from calico_engine_nftables.transaction import Present
 
@@ -43,6 +46,8 @@ def phases(delta: TableDelta, present: Present) -> list[TableDelta]:
             cleared += _part(write, {}, _denials_gone(write))
         else:
             moved.append(write)
+    if any(_walks(write) for write in known_chains):
+        tightened, moved = tightened + moved, []
     steps = (
         TableDelta(chains=fresh_chains, sets=fresh_sets),
         TableDelta(chains=known_chains, hooks=delta.hooks, sets=tuple(tightened)),
@@ -51,6 +56,15 @@ def phases(delta: TableDelta, present: Present) -> list[TableDelta]:
         TableDelta(deletions=delta.deletions, set_deletions=delta.set_deletions),
     )
     return [step for step in steps if step]
+
+
+def _walks(write: ChainWrite) -> bool:
+    """Tell whether rules themselves look identities up: those must not change apart from the identities."""
+    return any(
+        isinstance(match, SetLookup) and match.kind is SetKind.NET
+        for rule in write.rules
+        for match in rule.matches
+    )
 
 
 def _has_verdicts(write: SetWrite) -> bool:

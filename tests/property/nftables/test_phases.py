@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calico_engine.ruleset.ir import ChainKey, Layer
+from calico_engine.ruleset.ir import ChainKey, Drop, Layer, Rule, SetLookup, Side
 from calico_engine.tables.backend import (
     CATCH_ALL,
     ChainWrite,
@@ -100,6 +100,16 @@ def test_what_has_to_go_first_is_made_afresh_in_one_transaction() -> None:
     delta = TableDelta(chains=(chain,), sets=(again,))
 
     assert phases(delta, Present(sets={"ports"})) == [delta]
+
+
+def test_rules_that_look_identities_up_change_with_the_identities() -> None:
+    rule = Rule((SetLookup(Side.SRC, "s:new"),), Drop())
+    walked = ChainWrite(ChainKey(Layer.FILTER, "cali-pi-a"), (rule,), ("hash",))
+    numbers = SetShape((KeyPart.ADDRESS,), ValueKind.NUMBER)
+    moved = SetWrite(name="cali-hosts", shape=numbers, added={b"\x0a\0\0\x01": Element(b"\0\0\0\x07")})
+    delta = TableDelta(chains=(walked,), sets=(moved,))
+
+    assert phases(delta, Present(chains={"cali-pi-a"}, sets={"cali-hosts"})) == [delta]
 
 
 def test_a_change_of_membership_is_one_transaction() -> None:
