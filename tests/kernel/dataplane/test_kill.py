@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.kernel.dataplane.conftest import EVERY_VARIANT
 
-from calico_engine.messages import IPSetUpdate, SetKind
+from calico_engine.messages import IPSetRemove, IPSetUpdate, SetKind
 from calico_engine.model.policy import Action
 
 pytestmark = [
@@ -22,7 +22,6 @@ pytestmark = [
         tools=("iptables-legacy", "iptables-nft", "ipset", "nft"),
         features=("veth", "ipset", "iptables-legacy", "iptables-nft"),
     ),
-    pytest.mark.parametrize("variant", EVERY_VARIANT, indirect=True),
 ]
 
 ROUNDS = 8
@@ -96,10 +95,11 @@ def saved(rig: Any) -> list[str]:
 
 
 class Prober:
-    """Sends datagrams that policy denies; `arrived` counts those that came through."""
+    """Sends datagrams that policy denies; `arrived` counts those that came through, `sent` all."""
 
     def __init__(self, source: Any, target: Any) -> None:
         self.arrived = 0
+        self.sent = 0
         self._pairs = []
         for version in (4, 6):
             server, client = (pod.socket(version, socket.SOCK_DGRAM) for pod in (target, source))
@@ -110,6 +110,7 @@ class Prober:
     def probe(self) -> None:
         for server, client, address in self._pairs:
             client.sendto(b"x", address)
+            self.sent += 1
             with contextlib.suppress(BlockingIOError):
                 while server.recv(8):
                     self.arrived += 1
@@ -140,6 +141,7 @@ def churn_and_kill(payload: bytes, after_s: float, prober: Prober) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("variant", EVERY_VARIANT, indirect=True)
 def test_kill_opens_nothing_and_leaves_nothing(rig: Any) -> None:
     async def scenario() -> None:
         web, client = rig.add_pod("web"), rig.add_pod("client")
@@ -161,6 +163,38 @@ def test_kill_opens_nothing_and_leaves_nothing(rig: Any) -> None:
         prober.probe()
         assert prober.arrived == 0
         assert rig.udp(web, client, 4, 7001)
+        prober.close()
+
+    rig.run(scenario)
+
+
+@pytest.mark.parametrize("variant", ["nftables"], indirect=True)
+def test_members_and_rules_that_change_together_open_nothing(rig: Any) -> None:
+    """The set that denies the client is another in each world, and there for one of them alone."""
+
+    def world(web: Any, client: Any, here: str, gone: str) -> tuple[Any, ...]:
+        members = frozenset({*client.addresses.values(), "10.8.0.0/16", "fd08::/64"})
+        deny = rig.policy("deny", [rig.rule(Action.DENY, src_sets=(here,)), rig.rule()], [rig.rule()])
+        update = IPSetUpdate(set_id=here, kind=SetKind.NET, members=members)
+        allow = rig.policy("allow", [rig.rule()], [rig.rule()])
+        endpoints = (
+            client.update([allow.policy], [allow.policy]),
+            web.update([deny.policy], [allow.policy]),
+        )
+        return (update, deny, allow, *endpoints, IPSetRemove(set_id=gone))
+
+    async def scenario() -> None:
+        web, client = rig.add_pod("web"), rig.add_pod("client")
+        worlds = [world(web, client, "s:one", "s:other"), world(web, client, "s:other", "s:one")]
+        await rig.settle(*worlds[0])
+        await rig.rules.close()
+        prober = Prober(client, web)
+
+        churn_and_kill(pickle.dumps((rig.settings, worlds, rig.options)), 2.0, prober)
+        prober.probe()
+
+        assert prober.sent > 1000
+        assert prober.arrived == 0
         prober.close()
 
     rig.run(scenario)
