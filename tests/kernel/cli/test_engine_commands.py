@@ -225,7 +225,11 @@ def test_cleanup_after_a_kill_leaves_lock_files_alone(
     machine.answer("cleanup", "--yes")
 
     assert machine.kernel() == ""
-    assert sorted(path.name for path in machine.run_dir.iterdir()) == ["engine.lock", "programs.lock", "state"]
+    assert sorted(path.name for path in machine.run_dir.iterdir()) == [
+        "engine.lock",
+        "programs.lock",
+        "state",
+    ]
 
 
 def test_second_engine_in_one_run_directory_is_refused(
