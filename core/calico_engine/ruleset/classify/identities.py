@@ -6,14 +6,14 @@ a network around it. A member that comes or goes moves one address from pair to 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from ipaddress import IPv6Address
+from itertools import islice
 
 from calico_engine.ruleset.classify.combinations import Combination, Digest, digest_ids
 from calico_engine.ruleset.classify.hosts import HostList
 from calico_engine.ruleset.classify.journal import Journal, Numbers
-from calico_engine.ruleset.classify.nets import Net, RangeView, Resettled, pack_v4, parse_net
+from calico_engine.ruleset.classify.nets import Net, RangeView, Resettled, pack_addresses, parse_net
 from calico_engine.ruleset.classify.pairs import Pair, PairIndex
 from calico_engine.ruleset.ir import Family, Identities
 
@@ -32,16 +32,6 @@ class _SetChange:
         self.removed: set[str] = set()
 
 
-class _Work:
-    """What one round of settling is about: addresses read so far, and the host combination each is to have."""
-
-    __slots__ = ("packed", "pending")
-
-    def __init__(self) -> None:
-        self.packed: dict[str, bytes] = {}
-        self.pending: dict[bytes, Combination] = {}
-
-
 class IdentityIndex:
     """The identities of one family, from sets of members.
 
@@ -52,7 +42,7 @@ class IdentityIndex:
         self.journal = Journal()
         self.pairs = PairIndex(family, digest, self.journal)
         self._ranges = self.pairs.ranges
-        self._is_v4 = family is Family.V4
+        self._family = family
         self._hosts: dict[bytes, Pair] = {}
         self._sorted_hosts = HostList(self._hosts)
         self._changes: dict[str, _SetChange] = {}
@@ -99,7 +89,7 @@ class IdentityIndex:
         change = self._changes[net_id] = _SetChange()
         if cidr is not None:
             # One address is a listed address, as in the members of other sets.
-            change.whole = (cidr.removesuffix("/32" if self._is_v4 else "/128"),)
+            change.whole = (cidr.removesuffix("/32" if self._family is Family.V4 else "/128"),)
         else:
             change.whole = ()
 
@@ -108,33 +98,33 @@ class IdentityIndex:
     def settle(self) -> Iterator[None]:
         """Carry out what was noted, a slice a step. Must be run to its end before anything is read."""
         changes, self._changes = self._changes, {}
-        work = _Work()
+        # The host combination each address is to have.
+        pending: dict[bytes, Combination] = {}
         for set_id, change in changes.items():
-            yield from self._change_set(set_id, change, work)
+            yield from self._change_set(set_id, change, pending)
             yield
         yield from self._settle_nets()
-        yield from self._move_hosts(work.pending)
+        yield from self._move_hosts(pending)
         yield from self.pairs.settle()
 
-    def _change_set(self, set_id: str, change: _SetChange, work: _Work) -> Iterator[None]:
+    def _change_set(
+        self, set_id: str, change: _SetChange, pending: dict[bytes, Combination]
+    ) -> Iterator[None]:
         """Work out the new host combination of every address that comes into a set or leaves it."""
         texts_in, texts_out = change.added, change.removed
         if change.whole is not None:
             texts_in = set(change.whole) - texts_out | texts_in
         hosts_in: list[bytes] = []
-        for done, text in enumerate(texts_in, 1):
-            if "/" not in text:
-                hosts_in.append(self._pack(text, work.packed))
-            if not done % _SLICE:
-                yield
+        for texts in _slices(text for text in texts_in if "/" not in text):
+            hosts_in += pack_addresses(texts, self._family)
+            yield
         if change.whole is None:
-            hosts_out = [self._pack(text, work.packed) for text in texts_out if "/" not in text]
+            hosts_out = pack_addresses([text for text in texts_out if "/" not in text], self._family)
         else:
             stay = set(hosts_in)
             hosts_out = [packed for packed in self.pairs.listed(set_id) if packed not in stay]
         yield from self._change_nets(set_id, change, texts_in)
         combinations = self.pairs.hosts
-        pending = work.pending
         for hosts, step in ((hosts_out, combinations.without_set), (hosts_in, combinations.with_set)):
             for done, packed in enumerate(hosts, 1):
                 combination = pending.get(packed)
@@ -169,13 +159,6 @@ class IdentityIndex:
         own |= nets_in
         if not own:
             del self._set_nets[set_id]
-
-    def _pack(self, text: str, packed: dict[str, bytes]) -> bytes:
-        found = packed.get(text)
-        if found is None:
-            found = pack_v4(text) if self._is_v4 else IPv6Address(text).packed
-            packed[text] = found
-        return found
 
     def _settle_nets(self) -> Iterator[None]:
         """Make ranges afresh where networks changed, and move the listed addresses within to other pairs."""
@@ -225,6 +208,12 @@ class IdentityIndex:
         else:
             new.addresses.add(packed)
             self._hosts[packed] = new
+
+
+def _slices(texts: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(texts)
+    while some := list(islice(remaining, _SLICE)):
+        yield some
 
 
 class _HostView(Mapping[bytes, int]):

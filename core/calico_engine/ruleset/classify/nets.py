@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv6Address
 
 import msgspec
 
+from calico_engine.fastpath import SET_ROW_SIZE, pack_set_members
 from calico_engine.ruleset.classify.combinations import Combination, Combinations
 from calico_engine.ruleset.ir import Family
 
@@ -50,6 +51,28 @@ def pack_v4(address: str) -> bytes:
     if len(packed) != 4:
         raise ValueError(f"{address!r} is not an IPv4 address")
     return packed
+
+
+def pack_v6(address: str) -> bytes:
+    """Return the sixteen bytes of an IPv6 address. Raises: ValueError when it is none."""
+    return IPv6Address(address).packed
+
+
+def pack_addresses(addresses: Sequence[str], family: Family) -> list[bytes]:
+    """Return the bytes of addresses of one family. Raises: ValueError when one is none."""
+    text = "\n".join(addresses)
+    # More than an address is a member of other kinds of sets alone.
+    if "," not in text and " " not in text:
+        try:
+            rows = pack_set_members(text.encode())
+        except ValueError:
+            # It may be spelt in a way that only the slower reading takes.
+            rows = b""
+        if len(rows) == SET_ROW_SIZE * len(addresses):
+            end = 2 + (4 if family is Family.V4 else 16)
+            return [rows[start + 2 : start + end] for start in range(0, len(rows), SET_ROW_SIZE)]
+    pack = pack_v4 if family is Family.V4 else pack_v6
+    return [pack(address) for address in addresses]
 
 
 class NetIndex:
