@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from calico_engine.messages import WorkloadEndpointUpdate
 from calico_engine.ruleset import names
-from calico_engine.ruleset.actions import Chains, static
+from calico_engine.ruleset.actions import Chains, deny, static
 from calico_engine.ruleset.addresses import is_family
 from calico_engine.ruleset.ir import (
     Accept,
@@ -56,15 +56,15 @@ def compile_anti_spoof(
     clients = (Rule(dhcp, Return(), (), static("DHCP")),)
     return {
         ChainKey(Layer.FILTER, names.ANTI_SPOOF): (
-            Rule(
-                (InterfaceAssigned("in", negate=True),),
-                Drop(),
-                ("Unknown interface",),
-                static("anti-spoofing"),
-            ),
             *(clients if openstack(settings) and family is Family.V4 else ()),
             *_allowed_sources(endpoints, settings, family, Return()),
             Rule((RpfFailed(),), Drop(), ("Spoofed source",), static("anti-spoofing")),
+            Rule(
+                (InterfaceAssigned("in", negate=True),),
+                deny(settings, Layer.FILTER),
+                ("Unknown interface",),
+                static("anti-spoofing"),
+            ),
         )
     }
 

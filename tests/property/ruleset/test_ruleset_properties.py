@@ -208,7 +208,7 @@ def test_lowering_keeps_every_verdict(family: Family, felix: FelixSettings, data
 
 @pytest.mark.parametrize("family", Family)
 @pytest.mark.parametrize("denial", DenyAction)
-@settings(max_examples=EXAMPLES // 4)
+@settings(max_examples=EXAMPLES // 8)
 @given(data=st.data())
 def test_native_layout_lets_through_what_v3_does_classified_or_not(
     family: Family, denial: DenyAction, data: st.DataObject
@@ -225,7 +225,7 @@ def test_native_layout_lets_through_what_v3_does_classified_or_not(
 
     for _ in range(8):
         packet, path = data.draw(packets(family))
-        # A connection goes on by its state alone, also where v3 would look at its interface first.
+        # A connection goes on by its state alone, also where v3 would ask its endpoint first.
         if packet.ct_state is CtState.ESTABLISHED:
             continue
         # v3 takes a drop bit that was set before for its own; native has none.
