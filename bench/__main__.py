@@ -90,7 +90,7 @@ def header() -> str:
     return "\n".join(
         (
             f"machine  {processor()}; load {load}",
-            f"kernel   {platform.release().partition("-")[0]}",
+            f"kernel   {platform.release().partition('-')[0]}",
             f"python   {platform.python_version()}, calico-engine {calico_engine.__version__}",
             *(f"tool     {version_of(tool)}" for tool in _TOOLS),
         )
