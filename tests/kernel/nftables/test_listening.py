@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from calico_engine.errors import TransactionRefusedError
 from calico_engine.kernel.nfnetlink import TransactionSocket
 from calico_engine.ruleset.ir import Family
 from calico_engine_nftables import messages
@@ -76,9 +77,13 @@ def test_foreign_transaction_after_the_pause_is_heard_again(kernel: Any, listen:
     assert listen(scenario) == ["table calico was changed"]
 
 
-def test_transaction_that_fails_while_paused_has_the_table_read_again(kernel: Any, listen: Any) -> None:
+def test_refused_transaction_is_raised_and_listening_goes_on(kernel: Any, listen: Any) -> None:
     def scenario(listening: Listening, own: TransactionSocket) -> None:
-        with listening.paused(own):
-            pass
+        with pytest.raises(TransactionRefusedError), listening.paused(own):
+            own.commit_now(messages.delete_chain(kernel.family, TABLE, "not there"))
+        other = TransactionSocket()
+        other.open()
+        other.commit_now(chain(kernel.family, "theirs"))
+        other.close()
 
-    assert listen(scenario) == ["nftables changed while we wrote"]
+    assert listen(scenario) == ["table calico was changed"]
