@@ -6,12 +6,13 @@ import re
 import statistics
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.figures import Subject
+from bench import figures, peers
+from bench.figures import Figure, Subject
 from bench.node import STACKS, Node, make_dataplanes
 from bench.peers import Floor, expect
 from bench.world import batch, own_policy
@@ -25,6 +26,18 @@ REPLAYED = "its bytes replayed"
 _BATCH_BEGIN, _BATCH_END, _SUBSYSTEM_NFTABLES = 0x10, 0x11, 10
 _MEMBER = "11.0.0.0"
 _REPLAYS = 15
+
+
+def nftables_rows(
+    scenario: str, values: Mapping[str, Sequence[float]], others: Sequence[str]
+) -> list[Figure]:
+    """Return rows of the plugin beside its own bytes replayed, and of others beside the floor that is theirs."""
+    return figures.rows(
+        scenario,
+        values,
+        floors={**dict.fromkeys(others, peers.FLOOR), NFTABLES: REPLAYED, COMMIT: REPLAYED},
+        peers={NFTABLES: [*others, peers.FLOOR], COMMIT: [*others, peers.FLOOR]},
+    )
 
 
 class Calico(Node):

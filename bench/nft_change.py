@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 
 from bench import figures, nft_text, peers
-from bench.calico import COMMIT, NFTABLES, REPLAYED, Calico
+from bench.calico import COMMIT, NFTABLES, REPLAYED, Calico, nftables_rows
 from bench.figures import Figure, Subject, interleave, timed, timed_us
 from bench.nft_load import RULES, rendered
 from bench.node import STACKS, Node
@@ -127,12 +127,7 @@ def _rows(what: str, subjects: list[Subject], rounds: int) -> list[Figure]:
     others = [
         subject.name for subject in subjects if subject.name not in (peers.FLOOR, NFTABLES, COMMIT, REPLAYED)
     ]
-    return figures.rows(
-        f"nft-change {what}",
-        interleave(subjects, rounds),
-        floors={**dict.fromkeys(others, peers.FLOOR), NFTABLES: REPLAYED, COMMIT: REPLAYED},
-        peers={NFTABLES: [*others, peers.FLOOR], COMMIT: [*others, peers.FLOOR]},
-    )
+    return nftables_rows(f"nft-change {what}", interleave(subjects, rounds), others)
 
 
 def main() -> int:

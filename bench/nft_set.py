@@ -15,7 +15,7 @@ import sys
 from functools import partial
 
 from bench import figures, nft_text, peers
-from bench.calico import COMMIT, NFTABLES, REPLAYED, Calico
+from bench.calico import Calico, nftables_rows
 from bench.figures import Figure, Subject, interleave, timed
 from bench.node import Node
 from bench.world import addresses, set_world
@@ -92,7 +92,7 @@ def measure_load(members: int, rounds: int) -> list[Figure]:
             calico = stack.enter_context(Calico())
             subjects += calico.load_subjects(set_world(members))
         values = interleave(subjects, rounds)
-    return _rows(f"nft-set load {members // 1000}k", values, others)
+    return nftables_rows(f"nft-set load {members // 1000}k", values, others)
 
 
 def measure_element(members: int, rounds: int) -> list[Figure]:
@@ -106,16 +106,7 @@ def measure_element(members: int, rounds: int) -> list[Figure]:
             calico.program(set_world(members))
             subjects += calico.member_subjects("s:members")
         values = interleave(subjects, rounds)
-    return _rows(f"nft-set add 1 to {members // 1000}k", values, others)
-
-
-def _rows(scenario: str, values: dict[str, list[float]], others: list[str]) -> list[Figure]:
-    return figures.rows(
-        scenario,
-        values,
-        floors={**dict.fromkeys(others, peers.FLOOR), NFTABLES: REPLAYED, COMMIT: REPLAYED},
-        peers={NFTABLES: [*others, peers.FLOOR], COMMIT: [*others, peers.FLOOR]},
-    )
+    return nftables_rows(f"nft-set add 1 to {members // 1000}k", values, others)
 
 
 def main() -> int:
